@@ -130,6 +130,15 @@ def trained(mesh: DeviceMesh | None, name: str, dtype: torch.dtype = torch.float
     return outcome(model, opt)
 
 
+def released(mesh: DeviceMesh) -> Outcome:
+    """Train with parameters that take their steps in the backward pass."""
+    model = network(mesh)
+    opt = MAKERS["DualAdam"](model.parameters())
+    with opt.release_gradients(model):
+        train(model, opt, range(BEFORE), mesh)
+    return outcome(model, opt)
+
+
 def prepared(mesh: DeviceMesh | None, name: str) -> Outcome:
     """Make all state, as distributed checkpointing does: one step with no gradient and no rate."""
     model = network(mesh)
@@ -242,6 +251,7 @@ def four(rank: int, folder: Path) -> dict[str, Any]:
         found[f"square {name}"] = trained(square, name)
     for name in ("AdamCM", "SAM"):
         found[f"prepared {name}"] = prepared(mesh, name)
+    found["released"], found["at once"] = released(mesh), trained(mesh, "DualAdam")
     for name in REFILLED:
         found[f"refilled {name}"] = refilled(mesh, name, StateDictOptions())
         found[f"refilled whole {name}"] = refilled(mesh, name, WHOLE)
@@ -335,6 +345,8 @@ def test_a_run_goes_on_in_any_number_of_processes(tmp_path: Path) -> None:
         compare(f"refilled, {name}", in_four[f"refilled {name}"], end[name])
         same(name, in_four[f"refilled {name}"], in_four[f"refilled whole {name}"])
     same("meanwhile", in_four["meanwhile"], in_four["saved meanwhile"])
+    # State is listed as it was made: from the last layer to the first.
+    same("released", *(dict(sorted(in_four[name].items())) for name in ("released", "at once")))
 
 
 def same(name: str, found: Outcome, expected: Outcome) -> None:

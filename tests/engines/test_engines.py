@@ -18,7 +18,7 @@ def test_groups_with_equal_rules_share_a_batch() -> None:
     params = parameters()
     optimizer = Config("DualAdam")([{"params": [p], "lr": 0.1**i} for i, p in enumerate(params)])
     train(optimizer, params, range(1))
-    assert [len(batch.rows) for batch in optimizer._planned().batches] == [4]
+    assert [len(batch.rows) for batch in optimizer._planner.planned().batches] == [4]
 
 
 def test_other_rules_and_demands_make_other_batches() -> None:
@@ -32,7 +32,7 @@ def test_other_rules_and_demands_make_other_batches() -> None:
     ]
     optimizer = Config("AdamCM")(groups)
     train(optimizer, [*params, *more], range(1))
-    assert [len(batch.rows) for batch in optimizer._planned().batches] == [2, 1, 1, 1]
+    assert [len(batch.rows) for batch in optimizer._planner.planned().batches] == [2, 1, 1, 1]
 
 
 def test_a_plan_is_kept_until_something_changes() -> None:
@@ -41,7 +41,7 @@ def test_a_plan_is_kept_until_something_changes() -> None:
 
     def next_plan() -> _engines.Plan:
         train(optimizer, params, range(1))
-        return optimizer._plan
+        return optimizer._planner.plan
 
     first = next_plan()
     assert next_plan() is first
@@ -52,7 +52,7 @@ def test_a_plan_is_kept_until_something_changes() -> None:
         lambda: optimizer.state.pop(params[1]),
     ]
     for change in changes:
-        before = optimizer._plan
+        before = optimizer._planner.plan
         change()
         assert next_plan() is not before
     assert optimizer.state[params[0]]["step"] == 5.0 + 2

@@ -102,7 +102,8 @@ def test_fine_tuning_takes_the_passes_of_a_plain_loop(accumulate: int, tmp_path:
         other.step()
     assert sam.diagnostics()["ascents"] == other.diagnostics()["ascents"] == 3
     for one, two in zip(model.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+        # Of steps of 1e-2. Adam divides by √v: where a gradient is nearly 0, its rounding counts.
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=2e-5)
     tokens = [row["num_tokens"] for row in trainer.state.log_history if "num_tokens" in row]
     assert tokens == [32.0 * accumulate * step for step in (1, 2, 3)]  # of one pass
 

@@ -206,6 +206,7 @@ SET_WRONGLY: dict[str, list[Any]] = {
     "differentiable": [1],
     "fused": [0],
     "state_dtype": ["int4"],
+    "param_error": ["bfloat16"],
 }
 
 

@@ -40,6 +40,7 @@ BAD: dict[str, list[Any]] = {
     "differentiable": ["yes"],
     "fused": ["fast", 1],
     "state_dtype": ["int4", torch.int8, torch.float16],
+    "param_error": ["bfloat16", torch.int8, 8, True],
 }
 
 

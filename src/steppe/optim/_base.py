@@ -3,10 +3,7 @@
 Each optimizer file derives from :class:`RuleOptimizer`; checkpoints are in ``_checkpoint.py``.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from operator import attrgetter
-from types import MappingProxyType
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -21,41 +18,21 @@ from steppe._engines import (
     Group,
     Method,
     ParamRow,
-    Plan,
     State,
     batches_of,
     load_param,
 )
-from steppe.optim._checkpoint import CheckpointedOptimizer
 from steppe.optim._dynamo_import import import_dynamo
-from steppe.optim._fsdp1 import check_takes_fsdp1
-from steppe.optim._group_options import GroupOptions, settled_options
-from steppe.optim._kept_means import version_of
+from steppe.optim._gradient_release import ReleasingOptimizer
 from steppe.optim._momenta import first_moment
 from steppe.optim._options import check_options, to_plain
-from steppe.optim._sharded_params import check_shards
-from steppe.optim._state import (
-    add_missing_state,
-    completed,
-    has_complete_state,
-    unchanged_if_refused,
-)
-from steppe.optim._state_checks import check_state
-from steppe.optim._step_checks import check_format, check_gradients, check_takes_error
+from steppe.optim._state import completed
+from steppe.optim._step_planner import StepPlanner, members_of
 
 Closure = Callable[[], Any]
 
 
-def places_of(groups: list[Group]) -> list[str]:
-    """Say where each parameter stands, as the user counts them."""
-    return [
-        f"parameter {index} of group {position}"
-        for position, group in enumerate(groups)
-        for index in range(len(group["params"]))
-    ]
-
-
-class RuleOptimizer(CheckpointedOptimizer):
+class RuleOptimizer(ReleasingOptimizer):
     """An optimizer whose arithmetic is a rule, run by an engine.
 
     A subclass's constructor lists its options; ``_method`` returns the rule that a group selects.
@@ -64,12 +41,6 @@ class RuleOptimizer(CheckpointedOptimizer):
     NaN and infinite gradients reach parameters and state, as in ``torch.optim``: clip, or skip such
     steps with a ``GradScaler``.
     """
-
-    # Caches: computed from groups and state, so copies and pickles need not have them.
-    _plan: Plan | None = None
-    _plan_key: object = None
-    # Of each group, by its identity.
-    _options: Mapping[int, GroupOptions] = MappingProxyType({})
 
     def __init__(self, params: ParamsT, options: dict[str, Any]) -> None:
         options = {name: to_plain(value, name) for name, value in options.items()}
@@ -144,7 +115,9 @@ class RuleOptimizer(CheckpointedOptimizer):
         with_gradients = torch.is_grad_enabled()
         try:
             torch._C._set_grad_enabled(self.defaults["differentiable"])
-            _take_step(self)
+            if self._released is not None:
+                self._released.end_round()
+            self._planner.step()
         except BaseException:
             # A GradScaler takes away what it has left to a step once that has ended. Who goes on
             # without a scaler would have all gradients divided by its scale.
@@ -231,6 +204,13 @@ class RuleOptimizer(CheckpointedOptimizer):
         params = [param for param, _ in self._all()]
         return {params[row.index]: self._momentum(row) for row in self._rows_with_state()}
 
+    @property
+    def _planner(self) -> StepPlanner:
+        """What plans the steps; a copy of the optimizer makes one of its own."""
+        if "_own_planner" not in vars(self):
+            self._own_planner = StepPlanner(self)
+        return self._own_planner
+
     def _demand_fused(self) -> None:
         """Remove the last group again if it demands a fused kernel and there is none."""
         try:
@@ -238,61 +218,6 @@ class RuleOptimizer(CheckpointedOptimizer):
         except (RuntimeError, ValueError):
             self.param_groups.pop()
             raise
-
-    def _planned(self) -> Plan | None:
-        """Check everything, and return the plan of the step; None if it goes in turns."""
-        params = [param for group in self.param_groups for param in group["params"]]
-        grads = [param.grad for param in params]
-        groups = [(id(group), len(group["params"])) for group in self.param_groups]
-        key = groups, self._settled_options()
-        check_gradients(params, grads, type(self).__name__, self._place)
-        if self._plan is None or self._plan_key != key:
-            if any(_turns(params)):
-                return None
-        elif (
-            # Nobody has written to moments without their kept mean.
-            [*map(version_of, self._kept_means.tensors)] == self._kept_means.versions
-            and self._plan.takes(params, grads, self.state)
-        ):
-            return self._plan
-        self._plan, self._plan_key = self._new_plan(grads), key
-        return self._plan
-
-    def _settled_options(self) -> list[tuple[Any, ...]]:
-        """Check the options that have changed in mid-run; return those that a plan goes by."""
-        defaults = {**self.defaults, **self._class_defaults}
-        self._options = settled_options(self.param_groups, defaults, self._options, self._method)
-        return [*map(_planned_of, self._options.values())]
-
-    def _new_plan(self, grads: list[Tensor | None], *, only_present: bool = False) -> Plan:
-        requests = {id(group): self._request(group) for group in self.param_groups}
-        members, places = list(self._all()), places_of(self.param_groups)
-        _check_members(self, members, grads)
-        params = [param for param, _ in members]
-        with unchanged_if_refused(self.state, params):
-            self._kept_means.forget_stale(self.state)
-            rows = []
-            for index, ((param, group), grad) in enumerate(zip(members, grads, strict=True)):
-                method = requests[id(group)].method
-                if grad is not None:
-                    add_missing_state(self.state[param], param, method, group)
-                # Of all with state, so that the plan stays when other parameters have gradients.
-                elif only_present or not has_complete_state(
-                    self.state.get(param, {}), param, method, group
-                ):
-                    continue
-                state = self.state[param]
-                rows.append(ParamRow.of(index, param, state, group, places[index]))
-            plan = Plan(rows, params, self.state, requests)
-            _engines.prepare(plan)
-            plan.takes(params, grads, self.state)
-            _engines.check(plan)
-        self._note_means()
-        return plan
-
-    def _place(self, number: int) -> str:
-        """Say where a parameter stands, as the user counts them."""
-        return places_of(self.param_groups)[number]
 
     def _all(self) -> Iterator[tuple[Tensor, Group]]:
         for group in self.param_groups:
@@ -315,12 +240,12 @@ class RuleOptimizer(CheckpointedOptimizer):
 
         Those that have taken no step have none yet; those of a lazy module, no shape.
         """
-        self._settled_options()
+        self._planner.settle_options()
         self._kept_means.forget_stale(self.state)
-        wanted, places = set(map(id, groups)), places_of(self.param_groups)
+        wanted = set(map(id, groups))
         return [
-            ParamRow.of(number, param, self._completed_state(param, group), group, places[number])
-            for number, (param, group) in enumerate(self._all())
+            ParamRow.of(number, param, self._completed_state(param, group), group, place)
+            for number, param, group, place in members_of(self.param_groups)
             if id(group) in wanted and not is_lazy(param)
         ]
 
@@ -329,72 +254,3 @@ class RuleOptimizer(CheckpointedOptimizer):
 
     def _rows_with_state(self) -> list[ParamRow]:
         return [row for row in self._rows(self.param_groups) if "step" in row.state]
-
-
-# What a plan goes by of a group's options.
-_planned_of = attrgetter("planned")
-
-
-def _check_members(
-    optimizer: RuleOptimizer, members: list[tuple[Tensor, Group]], grads: list[Tensor | None]
-) -> None:
-    """Refuse parameters and states that cannot be stepped."""
-    check_shards(members, optimizer._place)
-    places = places_of(optimizer.param_groups)
-    for place, (param, group), grad in zip(places, members, grads, strict=True):
-        check_format(param, grad, place, differentiable=optimizer.defaults["differentiable"])
-        check_takes_error(param, grad, place, group.get("param_error"))
-        method = optimizer._method(group)
-        check_takes_fsdp1(param, method, group, type(optimizer).__name__)
-        # Also where there is no gradient: what is stepped beside can be loaded, too.
-        if state := optimizer.state.get(param):
-            check_state(state, param, method, group, place, optimizer._optional_state)
-
-
-def _turns(params: list[Tensor]) -> list[int]:
-    """Return how often each parameter has been listed before."""
-    counts: Counter[int] = Counter()
-    turns = []
-    for param in params:
-        turns.append(counts[id(param)])
-        counts[id(param)] += 1
-    return turns
-
-
-def _take_step(optimizer: RuleOptimizer) -> None:
-    # Once more where a parameter or its state has another shape, format or layout now.
-    for _ in range(2):
-        plan = optimizer._planned()
-        if plan is None:
-            _step_in_turns(optimizer)
-            return
-        plan.grad_scale = getattr(optimizer, "grad_scale", None)
-        plan.found_inf = getattr(optimizer, "found_inf", None)
-        kept = optimizer._kept_means
-        try:
-            if _engines.step(plan):
-                return
-        finally:
-            # Also of a step that was stopped: means and moments belong together in any row.
-            kept.versions = [*map(version_of, kept.tensors)]
-            # They would otherwise lie in memory beside the next ones.
-            for batch in plan.batches:
-                batch.grads = []
-        optimizer._plan = None
-    raise RuntimeError(
-        "parameters or state changed while a step was planned; do not change them in another "
-        "thread meanwhile"
-    )
-
-
-def _step_in_turns(optimizer: RuleOptimizer) -> None:
-    """Take two steps, one after the other, with what is listed twice, as in torch.optim."""
-    params = [param for param, _ in optimizer._all()]
-    turns = _turns(params)
-    for turn in range(max(turns) + 1):
-        grads = [p.grad if i == turn else None for i, p in zip(turns, params, strict=True)]
-        plan = optimizer._new_plan(grads, only_present=True)
-        plan.grad_scale = getattr(optimizer, "grad_scale", None)
-        plan.found_inf = getattr(optimizer, "found_inf", None)
-        _engines.step(plan)
-        optimizer._note_means()

@@ -5,7 +5,7 @@ base optimizer's own.
 """
 
 import inspect
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -51,6 +51,19 @@ class OptimizerWrapper(Optimizer):
                 "steppe.landscape.preconditioned takes torch's optimizers too, in wrappers as well"
             )
         return dict(base.preconditioner())
+
+    def release_gradients(self, model: Any) -> NoReturn:
+        """Refuse to step parameters in the backward pass.
+
+        Raises
+        ------
+        TypeError
+            Always: a wrapper needs all gradients at its step.
+        """
+        raise TypeError(
+            f"{type(self).__name__} needs all gradients when it steps: release_gradients is for "
+            "an optimizer without it"
+        )
 
     def master_params(self) -> dict[Tensor, Tensor]:
         """Return the parameters as the base optimizer has them, if it is one of this library.

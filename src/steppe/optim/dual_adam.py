@@ -86,9 +86,9 @@ class DualAdam(SwitchingOptimizer):
     param_error
         In which format the state keeps what parameters in bfloat16 lack of their numbers, or None
         for not at all. With ``"int8"`` a parameter and its error together are a weight of 24 bits,
-        the upper three bytes of a float32, in 3 bytes: updates down to 2⁻¹⁷ of a weight are not
-        lost, and :meth:`master_params` returns it. Parameters in float32, float64 and complex ones
-        need no error and have none; float16 is refused. Default: None.
+        the upper three bytes of a float32, which :meth:`master_params` returns; it is rounded
+        stochastically. Parameters in float32, float64 and complex ones need no error and have none;
+        float16 is refused. Default: None.
 
     Raises
     ------

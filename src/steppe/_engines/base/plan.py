@@ -37,11 +37,13 @@ class Plan:
     rows
         The parameters whose state is complete.
     params
-        All parameters of the optimizer.
+        All parameters of the optimizer, or some of them that follow one another.
     states
         The optimizer's state.
     requests
         What each group requests, by the group's identity.
+    first
+        How many parameters of the optimizer come before those.
 
     Raises
     ------
@@ -55,11 +57,13 @@ class Plan:
         params: Sequence[Tensor],
         states: Mapping[Tensor, State],
         requests: dict[int, EngineRequest],
+        *,
+        first: int = 0,
     ) -> None:
         for row in rows:
             row.check(requests[id(row.group)].method)
         _separate(rows)
-        self._params, self._states = list(params), _dictionaries(states)
+        self._params, self._states, self._first = list(params), _dictionaries(states), first
         self.whole = batches_of(rows, requests)
         for batch in self.whole:
             if not batch.request.capturable:
@@ -75,7 +79,7 @@ class Plan:
         ]
         self._packed_addresses = list(map(Tensor.data_ptr, self._packed))
         self._has_row = np.zeros(len(self._params), dtype=bool)
-        self._has_row[[row.index for row in rows]] = True
+        self._has_row[[row.index - first for row in rows]] = True
         self._has_gradient: list[bool] = []
         self._kept: dict[bytes, list[ParamBatch]] = {}
         # What inference mode has made may not be changed outside of it.
@@ -108,7 +112,7 @@ class Plan:
         if has_gradient != self._has_gradient and not self._select(has_gradient):
             return False
         for batch in self.batches:
-            batch.grads = [grads[i] for i in batch.indices.tolist()]
+            batch.grads = [grads[i] for i in (batch.indices - self._first).tolist()]
         # Also of parameters that have no gradient: their state goes into the checkpoint.
         if not all(map(HeldTensors.are_same, self._held)):
             return False
@@ -131,7 +135,11 @@ class Plan:
         if kind not in self._kept:
             if len(self._kept) == _KEPT:
                 del self._kept[next(iter(self._kept))]
-            self._kept[kind] = [part for batch in self.whole for part in _part(batch, wanted)]
+            self._kept[kind] = [
+                part
+                for batch in self.whole
+                for part in _part(batch, wanted[batch.indices - self._first])
+            ]
         self.batches, self._has_gradient = self._kept[kind], has_gradient
         return True
 
@@ -151,9 +159,8 @@ def _dictionaries(states: Mapping[Tensor, State]) -> list[State]:
     return [state for state in states.values() if type(state) is dict]
 
 
-def _part(batch: ParamBatch, wanted: Flags) -> list[ParamBatch]:
-    """Return the batch of the rows whose parameters are wanted; none without rows."""
-    is_picked = wanted[batch.indices]
+def _part(batch: ParamBatch, is_picked: Flags) -> list[ParamBatch]:
+    """Return the batch of some of the rows; none without rows."""
     if is_picked.all():
         return [batch]
     return [pick(batch, is_picked)] if is_picked.any() else []

@@ -7,7 +7,13 @@ from steppe.compare.records.results import StudyResults, load
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 # The others hold what scripts of benchmarks/ have measured.
-_OTHERS = ("calibration", "large-gradients", "escape-network")
+_OTHERS = (
+    "calibration",
+    "escape-network",
+    "large-gradients",
+    "training-memory",
+    "weights-24-bits",
+)
 STUDIES = sorted(path for path in RESULTS.glob("*.json*") if not path.name.startswith(_OTHERS))
 
 

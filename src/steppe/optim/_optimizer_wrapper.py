@@ -44,13 +44,10 @@ class OptimizerWrapper(Optimizer):
         AttributeError
             The base optimizer has no such method.
         """
-        base: Any = self.base_optimizer
-        if not hasattr(base, "preconditioner"):
-            raise AttributeError(
-                f"{type(base).__name__} has no preconditioner(), as optimizers of this library do; "
-                "steppe.landscape.preconditioned takes torch's optimizers too, in wrappers as well"
-            )
-        return dict(base.preconditioner())
+        return self._asked(
+            "preconditioner",
+            "; steppe.landscape.preconditioned takes torch's optimizers too, in wrappers as well",
+        )
 
     def release_gradients(self, model: Any) -> NoReturn:
         """Refuse to step parameters in the backward pass.
@@ -73,13 +70,16 @@ class OptimizerWrapper(Optimizer):
         AttributeError
             The base optimizer has no such method.
         """
-        base: Any = self.base_optimizer
-        if not hasattr(base, "master_params"):
+        return self._asked("master_params", ": its weights are the parameters themselves")
+
+    def _asked(self, name: str, advice: str) -> dict[Tensor, Tensor]:
+        """Return what a method of the base optimizer finds; ``advice`` is for who has none."""
+        base = self.base_optimizer
+        if not hasattr(base, name):
             raise AttributeError(
-                f"{type(base).__name__} has no master_params(), as optimizers of this library do: "
-                "its weights are the parameters themselves"
+                f"{type(base).__name__} has no {name}(), as optimizers of this library do{advice}"
             )
-        return dict(base.master_params())
+        return dict(getattr(base, name)())
 
 
 class TransparentWrapper(OptimizerWrapper):

@@ -127,10 +127,7 @@ class Offload(OptimizerWrapper):
             The optimizer is not one of this library.
         """
         self._lend()
-        found = super().preconditioner()
-        return {
-            param: found[copy].to(param.device) for param, copy in self._pairs() if copy in found
-        }
+        return self._of_model(super().preconditioner())
 
     def master_params(self) -> dict[Tensor, Tensor]:
         """Return the parameters as the optimizer has them, on their own devices.
@@ -143,8 +140,13 @@ class Offload(OptimizerWrapper):
         self._lend()
         for param, copy in self._pairs():
             copy.data.copy_(param)
-        found = super().master_params()
-        return {param: found[copy].to(param.device) for param, copy in self._pairs()}
+        return self._of_model(super().master_params())
+
+    def _of_model(self, found: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+        """Return what was found of the copies as the model's, on its devices."""
+        return {
+            param: found[copy].to(param.device) for param, copy in self._pairs() if copy in found
+        }
 
     def diagnostics(self) -> dict[str, float]:
         """Return the optimizer's diagnostics; empty if it has none."""

@@ -88,11 +88,6 @@ def format_of(name: str, value: Tensor) -> str:
     return _NAMES.get(value.dtype, str(value.dtype))
 
 
-def param_format(param: Tensor, *, keeps_error: bool) -> str:
-    """Name the number format of a parameter, with its error or without."""
-    return "bfloat24" if keeps_error else format_of("", param)
-
-
 def gradient_format(param_format: str) -> str:
     """Name the number format of the gradients of parameters in a format."""
     return "bfloat16" if param_format == "bfloat24" else param_format

@@ -13,7 +13,6 @@ from steppe._engines.base.method import KEYS, NEVER_PARAM_SHAPED, SLOT_SUM, Meth
 from steppe._engines.base.number_formats import (
     PARAM_ERROR,
     format_of,
-    param_format,
     scale_name,
     takes_error,
 )
@@ -110,7 +109,7 @@ class ParamRow:
     @property
     def param_format(self) -> str:
         """Name of the parameter's number format."""
-        return param_format(self.param, keeps_error=self.keeps_error)
+        return "bfloat24" if self.keeps_error else format_of("", self.param)
 
     def formats(self, method: Method) -> tuple[str, ...]:
         """Return the number formats of the state, and of the slots where there are some."""

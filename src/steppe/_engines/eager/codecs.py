@@ -35,7 +35,7 @@ def load_param(row: ParamRow) -> Tensor:
     """Return the parameter as numbers to compute with, its error included."""
     if not row.keeps_error:
         return widened(row.param)
-    upper = (bit_ops.bits(row.param) >> 16).to(torch.int64)
+    upper = bit_ops.bits(row.param) >> 16
     error = row.part(PARAM_ERROR).long() & 0xFF
     exact: Tensor = bind(number_formats.from_bfloat24, bit_ops)(upper, error)
     return exact

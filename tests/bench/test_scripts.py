@@ -105,29 +105,11 @@ def test_scaling_measures(script, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "bandwidth", "status"),
-    # A step that moves 28 MB in 2 ms is at 100 % of 14 GB/s and at 84 % of 16.7.
-    [(1.02, 14e9, 0), (1.03, 14e9, 1), (1.0, 16.7e9, 1)],
-)
-def test_gpu_judges_both(script, found, monkeypatch, ratio, bandwidth, status: int) -> None:
-    gpu = script("gpu")
-    one = found(ratio=Ratio(ratio, ratio, ratio), bandwidth=bandwidth)
-    monkeypatch.setattr(gpu, "measure", lambda *_: one)
-    if not status:
-        gpu.main(device="cpu")
-        return
-    with pytest.raises(SystemExit) as caught:
-        gpu.main(device="cpu")
-    assert caught.value.code == 1
-
-
-@pytest.mark.parametrize(
     ("name", "options", "message"),
     [
         ("targets", {"models": ["gpt3"]}, "did you mean gpt2"),
         ("scaling", {"largest": 1}, "largest must be at least 2, got 1"),
         ("scaling", {"optimizer": "dualadm"}, "did you mean dualadam"),
-        ("gpu", {"device": "abacus"}, "device 'abacus' cannot be used here"),
     ],
 )
 def test_mistakes_are_named(

@@ -10,6 +10,7 @@ RESULTS = Path(__file__).parents[2] / "docs" / "results"
 _OTHERS = (
     "calibration",
     "escape-network",
+    "gpu-check",
     "large-gradients",
     "training-memory",
     "weights-24-bits",

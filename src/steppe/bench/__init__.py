@@ -10,6 +10,7 @@ is first used, as ``import steppe`` needs nothing of it.
   :func:`try_measure`, :class:`Failure`, :func:`disturbed`, :data:`DISTURBED_RATIO`.
 - Models as tensor shapes: :data:`MODELS`, :func:`check_models`, :func:`uniform`,
   :func:`parameters`, :func:`warm_up`.
+- What a step moves: :func:`least_bytes`, :func:`items_stored`.
 - Time and memory of anything: :func:`time_in_turn`, :class:`Copy`, :func:`peak_extra`.
 - The command of ``steppe``: :func:`bench_command`.
 """
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from steppe.bench.shapes import uniform as uniform
     from steppe.bench.timing import Action as Action
     from steppe.bench.timing import time_in_turn as time_in_turn
+    from steppe.bench.traffic import items_stored as items_stored
+    from steppe.bench.traffic import least_bytes as least_bytes
     from steppe.bench.workload import parameters as parameters
     from steppe.bench.workload import warm_up as warm_up
 
@@ -55,17 +58,19 @@ __all__ = [
     "FirstStep",
     "MeasuredOptimizer",
     "Measurement",
-    "alternate",
     "bench_command",
     "check_models",
     "default_names",
     "disturbed",
     "execute",
     "find_measured",
+    "items_stored",
+    "least_bytes",
     "measure",
     "parameters",
     "peak_extra",
     "plan_benchmark",
+    "time_in_turn",
     "try_measure",
     "uniform",
     "warm_up",

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from steppe._shared.devices import processor_name
 from steppe._shared.files import write_text
 from steppe._shared.json_values import json_ready
 from steppe._shared.progress import progress
@@ -71,9 +72,7 @@ def made_with(measure: Measure) -> dict[str, str]:
 
 def processor() -> str:
     """Return the processor's name, and its features that decide how sums are rounded."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    name = next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
-    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+    return f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -25,7 +25,6 @@ from steppe.bench import (
     Copy,
     MeasuredOptimizer,
     find_measured,
-    parameters,
     peak_extra,
     time_in_turn,
     uniform,
@@ -80,11 +79,11 @@ def main(
 
 def measure(measured: MeasuredOptimizer, millions: int, steps: int, device: torch.device) -> Point:
     """Time steps over tensors of a million numbers each, from cold caches."""
-    optimizer = measured.build(parameters(uniform(millions, _MILLION), device))
+    optimizer = measured.build(uniform(millions, _MILLION), device)
     warm_up(optimizer)
     _, times = time_in_turn((Copy(device), optimizer.step), steps, device)
     extra = peak_extra(optimizer.step, device)
-    share = None if extra is None else extra / (4 * _MILLION * millions)
+    share = None if extra is None else extra / (measured.dtype.itemsize * _MILLION * millions)
     return Point(millions, float(np.median(times)), share)
 
 

@@ -2,6 +2,10 @@
 
 python benchmarks/targets.py [MODEL]... [--steps 40] [--threads 2]
 
+Those over resnet18 and gpt2 need a machine at rest: a step there waits for memory and for every
+thread, and both belong to other work, too. Over small and the host models a step takes one core
+from caches, and ratios of steps in turn hold beside other work, if their intervals are narrow.
+
 Ends with status 1 if a target is missed or an optimizer could not be measured.
 """
 
@@ -10,6 +14,7 @@ import torch
 
 from steppe._shared.console import refusals
 from steppe.bench import (
+    MODELS,
     Failure,
     Measurement,
     check_models,
@@ -18,18 +23,33 @@ from steppe.bench import (
     try_measure,
 )
 
-_TWO_MOMENTS = {"resnet18": 0.85, "gpt2": 1.02, "small": 0.5}
+_TWO_MOMENTS = {
+    "resnet18": 1.0,
+    "gpt2": 1.0,
+    "small": 0.4,
+    "one": 2.0,
+    "resnet18-host": 1.2,
+    "gpt2-host": 1.2,
+}
 
 #: The highest ratio that is good enough, by optimizer and model.
 TARGETS = {
     "dualadam": _TWO_MOMENTS,
     "dualadam-switched": _TWO_MOMENTS,
-    "invadam": _TWO_MOMENTS,
-    "dualadam-scale-free": {"resnet18": 1.02, "gpt2": 1.25, "small": 0.6},
-    "adamcm-keeping": {"resnet18": 1.2, "gpt2": 1.35, "small": 0.8},
-    "adamcm-replacing": {"resnet18": 1.5, "gpt2": 1.8, "small": 0.8},
-    "dualadam-bf16": {"resnet18": 0.8, "gpt2": 0.85},
-    "dualadam-int8": {"resnet18": 1.0, "gpt2": 1.0},
+    "invadam": {"resnet18": 1.0, "gpt2": 1.0, "small": 0.4},
+    "dualadam-scale-free": {"resnet18": 1.05, "gpt2": 1.15, "small": 0.5},
+    "adamcm-keeping": {
+        "resnet18": 1.45,
+        "gpt2": 1.45,
+        "small": 0.75,
+        "one": 4.0,
+        "resnet18-host": 2.0,
+        "gpt2-host": 2.0,
+    },
+    "adamcm-replacing": {"resnet18": 1.75, "gpt2": 1.75, "small": 0.75},
+    "dualadam-bf16": {"resnet18": 0.8, "gpt2": 0.8},
+    "dualadam-int8": {"resnet18": 0.95, "gpt2": 0.95},
+    "dualadam-24bit": {"resnet18": 1.0, "gpt2": 1.0},
 }
 
 
@@ -44,12 +64,12 @@ def main(
     Parameters
     ----------
     models
-        Default: all three.
+        Default: all.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     with refusals():
-        asked = check_models(models or ("resnet18", "gpt2", "small"))
+        asked = check_models(models or MODELS)
     missed = [line for model in asked for line in misses(model, steps)]
     if missed:
         print(f"{len(missed)} missed: {', '.join(missed)}")
@@ -69,7 +89,7 @@ def misses(model: str, steps: int) -> list[str]:
         problem = objection(outcome, target, outcome in doubtful)
         if problem:
             missed.append(f"{model} {outcome.optimizer}")
-        print(f"{model:<10}{outcome.optimizer:<22}{described(outcome, target)}{problem or 'met'}")
+        print(f"{model:<14}{outcome.optimizer:<22}{described(outcome, target)}{problem or 'met'}")
     return missed
 
 

@@ -11,7 +11,7 @@ import pytest
 from helpers.flatness_studies import forget_studies
 from steppe._shared.statistics import Ratio
 from steppe.bench.measurement import Measurement
-from steppe.bench.shapes import MODELS, uniform
+from steppe.bench.shapes import MODELS, Model, uniform
 
 FOUND = Measurement(
     model="tiny",
@@ -26,6 +26,7 @@ FOUND = Measurement(
     state_bytes=240,
     extra_bytes=3,
     parameter_bytes=120,
+    dtype="float32",
 )
 
 
@@ -48,4 +49,5 @@ def found() -> Callable[..., Measurement]:
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MODELS, "tiny", lambda: uniform(3, 10))
+    monkeypatch.setitem(MODELS, "tiny", Model(lambda: uniform(3, 10)))
+    monkeypatch.setitem(MODELS, "tiny-host", Model(lambda: uniform(3, 10), is_host=True))

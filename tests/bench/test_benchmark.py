@@ -5,10 +5,12 @@ import sys
 import pytest
 import torch
 
-from steppe.bench.benchmark import execute, plan_benchmark
+from steppe.bench import optimizers
+from steppe.bench.benchmark import execute, plan_benchmark, try_measure
 from steppe.bench.failure import Failure
 from steppe.bench.first_step import FirstStep
 from steppe.bench.measurement import Measurement
+from steppe.bench.optimizers import find_measured
 
 
 @pytest.mark.parametrize(
@@ -41,6 +43,37 @@ def test_names_count_once() -> None:
     assert [each.name for each in benchmark.optimizers] == ["adamw-fused", "invadam"]
 
 
+def test_the_baseline_is_the_first_of_whatever_is_asked_for() -> None:
+    benchmark = plan_benchmark(["tiny"], ["invadam", "adamw-fused", "dualadam"])
+    names = [each.name for each in benchmark.optimizers]
+    assert names == ["adamw-fused", "invadam", "dualadam"]
+    assert benchmark.not_installed == ()
+
+
+def test_a_peer_that_is_broken_is_not_measured_and_that_is_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    find_spec = optimizers.find_spec
+    # It is there, and importing it raises.
+    monkeypatch.setattr(
+        optimizers, "find_spec", lambda name: name == "heavyball" or find_spec(name)
+    )
+    monkeypatch.setitem(sys.modules, "heavyball", None)
+    benchmark = plan_benchmark(["tiny"])
+    (failure,) = benchmark.failures
+    assert (failure.block, failure.optimizer) == ("import", "heavyball-adamw-not-compiled")
+    assert "heavyball:AdamW cannot be imported" in failure.reason
+    assert len(benchmark.optimizers) > 10
+    with pytest.raises(ValueError, match="heavyball:AdamW cannot be imported"):
+        plan_benchmark(["tiny"], ["heavyball-adamw-not-compiled"])
+
+
+def test_host_models_are_measured_without_copies() -> None:
+    found = try_measure("tiny-host", find_measured("dualadam"), 2, torch.device("cpu"))
+    assert isinstance(found, Measurement)
+    assert found.bandwidth is None
+
+
 def test_models_first_then_first_steps_and_failures_stop_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -53,11 +86,13 @@ def test_models_first_then_first_steps_and_failures_stop_nothing(
     monkeypatch.setattr("steppe.bench.benchmark.first_step", one)
     before = torch.get_num_threads()
     benchmark = plan_benchmark(["tiny"], ["lbfgs", "dualadam"], steps=2, threads=before + 1)
-    failed, measured, *firsts = execute(benchmark)
+    baseline, failed, measured, *firsts = execute(benchmark)
+    assert baseline.optimizer == "adamw-fused"
     assert failed == Failure("tiny", "lbfgs", failed.reason)
     assert "closure" in failed.reason
     assert isinstance(measured, Measurement)
     assert measured.numbers == 30
-    assert firsts == [FirstStep("lbfgs", 2.0, 0.5), FirstStep("dualadam", 2.0, 0.5)]
-    assert asked == [("lbfgs", "cpu", before + 1), ("dualadam", "cpu", before + 1)]
+    names = ["adamw-fused", "lbfgs", "dualadam"]
+    assert firsts == [FirstStep(name, 2.0, 0.5) for name in names]
+    assert asked == [(name, "cpu", before + 1) for name in names]
     assert torch.get_num_threads() == before

@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 from steppe._shared.statistics import Ratio
 from steppe.bench.plot import plot
 
+MACHINE = "EPYC, 2 CPU threads; torch 2.13"
+
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -22,10 +24,18 @@ def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(Figure, "savefig", keep)
 
     def draw(found) -> Figure:
-        assert plot(found, tmp_path / "bench.png")
+        assert plot(found, MACHINE, tmp_path / "bench.png")
         return figures[-1]
 
     return draw
+
+
+def marks(axes, marker: str) -> list[tuple[float, float]]:
+    return [
+        (line.get_xdata()[0], line.get_ydata()[0])
+        for line in axes.lines
+        if line.get_marker() == marker
+    ]
 
 
 def test_one_panel_a_model_one_row_an_optimizer(drawn, found) -> None:
@@ -34,8 +44,11 @@ def test_one_panel_a_model_one_row_an_optimizer(drawn, found) -> None:
         found(model="resnet18", optimizer="dualadam", ratio=Ratio(0.8, 0.7, 0.9)),
         found(model="small", optimizer="dualadam", ratio=Ratio(3.0, 2.5, 4.0)),
     ]
-    resnet18, small = drawn(rows).axes
-    assert [axes.get_title(loc="left") for axes in (resnet18, small)] == ["resnet18", "small"]
+    figure = drawn(rows)
+    resnet18, small = figure.axes
+    titles = [axes.get_title(loc="left") for axes in (resnet18, small)]
+    assert titles == ["resnet18\n62 tensors, 30 parameters", "small\n10000 tensors, 30 parameters"]
+    assert figure.get_suptitle().splitlines()[1] == MACHINE
     names = [label.get_text() for label in resnet18.get_yticklabels()]
     assert names == ["adamw-fused", "dualadam"]
     assert [text.get_text() for text in resnet18.texts] == ["1.00", "0.80"]
@@ -44,25 +57,36 @@ def test_one_panel_a_model_one_row_an_optimizer(drawn, found) -> None:
     assert small.texts[0].xy == (4.0, 1)
 
 
-def test_faster_slower_and_undecided_are_told_apart(drawn, found) -> None:
-    ratios = [Ratio(0.8, 0.7, 0.9), Ratio(1.0, 0.9, 1.1), Ratio(1.3, 1.2, 1.4)]
-    rows = [found(optimizer=str(i), ratio=ratio) for i, ratio in enumerate(ratios)]
-    rows.append(found(optimizer="disturbed", ratio=ratios[0], baseline_seconds=1.0))
-    (axes,) = drawn(rows).axes
-    faster, undecided, slower, disturbed = (
-        line.get_color() for line in axes.lines if line.get_marker() == "o"
-    )
-    assert len({faster, undecided, slower}) == 3
-    assert disturbed == undecided
+def test_ours_theirs_and_the_disturbed_are_told_apart_without_colour(drawn, found) -> None:
+    rows = [
+        found(optimizer="ours"),
+        found(optimizer="theirs", engine=None),
+        found(optimizer="disturbed", baseline_seconds=1.0),
+    ]
+    figure = drawn(rows)
+    (axes,) = figure.axes
+    assert [marks(axes, shape) for shape in "osX"] == [[(0.5, 0)], [(0.5, 1)], [(0.5, 2)]]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()][:2] == [
+        "steppe",
+        "torch and other packages",
+    ]
+
+
+def test_beside_a_step_stands_the_time_of_copying_its_bytes(drawn, found) -> None:
+    host = found(optimizer="host", bandwidth=None)
+    (axes,) = drawn([found(), host]).axes
+    ((value, row),) = marks(axes, "|")
+    assert (value, row) == (pytest.approx(1 / 3), 0)
 
 
 def test_a_png_is_written_whole(tmp_path: Path, found) -> None:
     path = tmp_path / "bench.png"
-    assert plot([found()], path)
+    assert plot([found()], MACHINE, path)
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_nothing_measured_draws_nothing(tmp_path: Path) -> None:
-    assert not plot([], tmp_path / "bench.png")
+    assert not plot([], MACHINE, tmp_path / "bench.png")
     assert not list(tmp_path.iterdir())

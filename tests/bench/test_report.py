@@ -1,6 +1,7 @@
 """The tables: every number under its heading, none cut."""
 
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -11,16 +12,17 @@ from steppe.bench.first_step import FirstStep
 from steppe.bench.report import report
 
 
-def printed(*outcomes) -> str:
+def printed(*outcomes, models=("tiny", "small"), **changes) -> str:
     text = io.StringIO()
-    setup = plan_benchmark(["tiny", "small"], ["dualadam"], steps=20, threads=2)
+    setup = plan_benchmark(models, ["dualadam"], steps=20, threads=2)
+    setup = replace(setup, **changes)
     report(Console(file=text, width=100), setup, outcomes)
     return text.getvalue()
 
 
 def test_a_row_of_a_model(found) -> None:
     text = printed(found())
-    assert "tiny: 3 tensors, 0.0 M parameters; copies at 21.0 GB/s" in text
+    assert "tiny: 3 tensors, 30 parameters; copies at 21.0 GB/s" in text
     (row,) = (line.split() for line in text.splitlines() if line.startswith(" dualadam"))
     assert row == ["dualadam", "cpu", "2.00", "0.50", "0.45–0.56", "1.50", "8.0", "2.5", "%"]
     assert "on 2 threads" in text
@@ -28,7 +30,7 @@ def test_a_row_of_a_model(found) -> None:
 
 
 def test_the_widest_rows_are_not_cut(found) -> None:
-    name = "pytorch_optimizer:DualAdam"
+    name = "pytorch-optimizer-stableadamw"
     wide = {"seconds": 12.34567, "ratio": Ratio(123.45, 100.01, 140.44), "extra_bytes": 1200}
     text = printed(found(optimizer=name, engine=None, **wide), found(engine="eager"))
     lines = text.splitlines()
@@ -63,3 +65,23 @@ def test_first_steps_and_failures() -> None:
     assert row == ["dualadam", "1500", "250"]
     assert text.count(reason) == 1
     assert f"Not measured: dualadam-int8 (tiny, first step): {reason}" in text
+
+
+def test_host_time_is_in_microseconds_beside_no_copy(found) -> None:
+    host = found(model="tiny-host", seconds=3e-5, bandwidth=None, extra_bytes=None)
+    text = printed(host, models=["tiny-host"])
+    assert "tiny-host: 3 tensors, 30 parameters; host time, warm caches" in text
+    assert "µs per" in text
+    (row,) = (line.split() for line in text.splitlines() if line.startswith(" dualadam"))
+    assert row == ["dualadam", "cpu", "30.00", "0.50", "0.45–0.56", "–", "8.0", "–"]
+    assert "medians of 400 steps" in " ".join(text.split())
+    assert "MiB are copied" not in text
+    assert "Host time" not in printed(found())
+
+
+def test_packages_and_number_formats_are_listed_where_there_are_some(found) -> None:
+    text = printed(found(dtype="bfloat16"), not_installed=("heavyball", "torchao"))
+    assert "Not installed: heavyball, torchao." in text
+    assert "in bfloat16 with dualadam." in text
+    assert "bfloat16" not in printed(found())
+    assert "Not installed" not in printed(found())

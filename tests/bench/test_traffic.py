@@ -1,5 +1,7 @@
 """Bytes by hand, per number in float32."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn import Parameter
@@ -7,6 +9,7 @@ from torch.optim import Optimizer
 
 import steppe
 from steppe._shared.optimizer_state import state_bytes
+from steppe.bench.optimizers import find_measured
 from steppe.bench.traffic import items_stored, least_bytes
 from steppe.bench.workload import parameters, warm_up
 
@@ -76,6 +79,52 @@ def test_codes_and_their_scales_are_read_and_written() -> None:
     # p and g: 12; two moments of 1 + 4/256, read and written
     assert least_bytes(optimizer, 0.0) == (12 + 4 * (1 + 4 / 256)) * NUMBERS
     assert state_bytes(optimizer) == 2 * (1 + 4 / 256) * NUMBERS + 4
+
+
+class InTwo(torch.Tensor):
+    """A tensor of one byte a number and a scale, which says that it is float32, as torchao's."""
+
+    @staticmethod
+    def __new__(cls, codes: torch.Tensor, scale: torch.Tensor) -> "InTwo":
+        return torch.Tensor._make_wrapper_subclass(cls, codes.shape, dtype=torch.float32)
+
+    def __init__(self, codes: torch.Tensor, scale: torch.Tensor) -> None:
+        self.codes, self.scale = codes, scale
+
+    def __tensor_flatten__(self) -> tuple[list[str], list[object]]:
+        return ["codes", "scale"], []
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        raise NotImplementedError(function)
+
+
+def codes_and_scales() -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.zeros(NUMBERS, dtype=torch.int8), torch.zeros(NUMBERS // 256)
+
+
+def test_other_packages_state_is_counted_as_it_lies_in_memory() -> None:
+    codes, scales = codes_and_scales()
+    states = [
+        {"exp_avg": InTwo(codes, scales)},
+        {0: {"exp_avg": codes, "exp_avg_scale": scales, "is_initialized": {1}}},
+        {"exp_avg": SimpleNamespace(_quantized=codes, _scales=scales, data=None, sqrt=True)},
+    ]
+    for state in states:
+        optimizer = with_state()
+        (param,) = optimizer.state
+        optimizer.state[param] = state
+        assert state_bytes(optimizer) == (1 + 4 / 256) * NUMBERS
+        assert least_bytes(optimizer, 0.0) == (12 + 2 * (1 + 4 / 256)) * NUMBERS
+
+
+def test_weights_of_24_bits_move_their_errors_too() -> None:
+    shapes = [(1024,)]
+    optimizer = find_measured("dualadam-24bit").build(shapes, torch.device("cpu"))
+    warm_up(optimizer)
+    # p and g in bfloat16: 6; an error of a byte, and two moments of one byte and their scales.
+    least = (6 + 2 * (3 + 2 * 4 / 256)) * 1024
+    assert least_bytes(optimizer, 0.0) == pytest.approx(least, rel=0.02)
 
 
 def test_without_a_sum_all_slots_are_read_and_one_is_written() -> None:

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from helpers.torch_defaults import torch_default
-from steppe.bench.workload import parameters
+from steppe.bench.workload import parameters, warm_up
 
 CPU = torch.device("cpu")
+FORMATS = (torch.float32, torch.bfloat16)
 
 
 def test_parameters_have_the_shapes_and_gradients() -> None:
@@ -23,6 +24,22 @@ def test_everybody_steps_the_same_numbers() -> None:
     ):
         assert torch.equal(one, other)
         assert torch.equal(one.grad, other.grad)
+
+
+def test_other_number_formats_hold_the_same_numbers_rounded() -> None:
+    (exact,), (rounded,) = (parameters([(9,)], CPU, dtype) for dtype in FORMATS)
+    assert torch.equal(rounded, exact.to(torch.bfloat16))
+    assert torch.equal(rounded.grad, exact.grad.to(torch.bfloat16))
+
+
+def test_a_step_that_drops_the_gradients_is_refused() -> None:
+    class Dropping(torch.optim.SGD):
+        def step(self, closure=None):
+            super().step(closure)
+            self.zero_grad()
+
+    with pytest.raises(ValueError, match="Dropping drops the gradients in its step"):
+        warm_up(Dropping(parameters([(9,)], CPU)))
 
 
 @pytest.mark.parametrize("default", [torch.float64, torch.bfloat16], ids=str)

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 import steppe
-from steppe._shared.optimizer_presets import PRESETS, TIMING_PRESETS, find_optimizer
+from steppe._shared.optimizer_presets import PRESETS, find_optimizer
 from steppe._shared.recipes import find_recipe
 from steppe.bench import find_measured
+from steppe.bench.presets import TIMING_PRESETS
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -15,9 +16,9 @@ def test_studies_and_benchmarks_mean_the_same_by_a_preset(name: str) -> None:
     assert (recipe.cls, recipe.preset) == (measured.cls, measured.options)
 
 
-@pytest.mark.parametrize("name", [*PRESETS, *TIMING_PRESETS])
+@pytest.mark.parametrize("name", PRESETS)
 def test_the_class_takes_the_arguments_of_a_preset(name: str) -> None:
-    cls, arguments = find_optimizer(name.upper(), {**PRESETS, **TIMING_PRESETS})
+    cls, arguments = find_optimizer(name.upper())
     optimizer = cls([torch.zeros(2, requires_grad=True)], lr=0.1, **arguments)
     assert arguments.keys() <= optimizer.defaults.keys()
 

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from steppe._shared.names import unknown_name_message
 from steppe._shared.optimizer_classes import available, imported
 
-#: The name of a class, in lower case, and arguments for its constructor.
+#: The name of a class in lower case, or its path, and arguments for its constructor.
 NamedArguments = tuple[str, Mapping[str, Any]]
 
 #: What each preset stands for, by its name.
@@ -26,18 +26,6 @@ PRESETS: Mapping[str, NamedArguments] = {
     "dualadam-int8": ("dualadam", {"state_dtype": "int8"}),
     "dualadam-scale-free": ("dualadam", {"scale_free": True}),
     "sgd-momentum": ("sgd", {"momentum": 0.9}),
-}
-
-#: Presets for timing only: they choose which path a step takes, not how a model is trained well.
-#: ``steppe bench`` keeps the gradients as they are. So with keys that do not decay no step has a
-#: priority strictly greater than those in a full buffer, and nothing is replaced.
-TIMING_PRESETS: Mapping[str, NamedArguments] = {
-    "adamcm-keeping": ("adamcm", {"priority_decay": 1.0}),
-    "adamcm-replacing": ("adamcm", {"replacement": "fifo"}),
-    "adamw-for-loop": ("adamw", {"foreach": False}),
-    "adamw-foreach": ("adamw", {"foreach": True}),
-    "adamw-fused": ("adamw", {"fused": True}),
-    "dualadam-switched": ("dualadam", {"switch_rate": 1.0}),
 }
 
 # Baselines of packages that are imported only if they are named. torch has a Muon too, but for
@@ -78,10 +66,10 @@ def find_optimizer(
     >>> find_optimizer("DualAdam-int8")
     (<class 'steppe.optim.dual_adam.DualAdam'>, {'state_dtype': 'int8'})
     """
-    if ":" in name:
-        return imported(name), {}
-    classes = available()
-    base, arguments = presets.get(name.lower(), (name.lower(), {}))
+    base, arguments = presets.get(name.lower(), (name, {}))
+    if ":" in base:
+        return imported(base), arguments
+    classes, base = available(), base.lower()
     if base in _ELSEWHERE:
         return imported(_ELSEWHERE[base]), arguments
     if base in classes:

@@ -8,7 +8,7 @@ is first used, as ``import steppe`` needs nothing of it.
 - One optimizer on one model: :class:`MeasuredOptimizer`, :func:`find_measured`,
   :func:`default_names`, :data:`BASELINE`, :func:`measure`, :class:`Measurement`,
   :func:`try_measure`, :class:`Failure`, :func:`disturbed`, :data:`DISTURBED_RATIO`.
-- Models as tensor shapes: :data:`MODELS`, :func:`check_models`, :func:`uniform`,
+- Models as tensor shapes: :data:`MODELS`, :class:`Model`, :func:`check_models`, :func:`uniform`,
   :func:`parameters`, :func:`warm_up`.
 - What a step moves: :func:`least_bytes`, :func:`items_stored`.
 - Time and memory of anything: :func:`time_in_turn`, :class:`Copy`, :func:`peak_extra`.
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from steppe.bench.optimizers import default_names as default_names
     from steppe.bench.optimizers import find_measured as find_measured
     from steppe.bench.shapes import MODELS as MODELS
+    from steppe.bench.shapes import Model as Model
     from steppe.bench.shapes import check_models as check_models
     from steppe.bench.shapes import uniform as uniform
     from steppe.bench.timing import Action as Action
@@ -58,6 +59,7 @@ __all__ = [
     "FirstStep",
     "MeasuredOptimizer",
     "Measurement",
+    "Model",
     "bench_command",
     "check_models",
     "default_names",

@@ -1,7 +1,7 @@
 """Check a whole benchmark before anything is measured, then measure block after block."""
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,7 +13,13 @@ from steppe._shared.messages import first_line
 from steppe.bench.failure import Failure
 from steppe.bench.first_step import FIRST_STEP, FirstStep, first_step
 from steppe.bench.measurement import Measurement, measure
-from steppe.bench.optimizers import MeasuredOptimizer, default_names, find_measured
+from steppe.bench.optimizers import (
+    BASELINE,
+    MeasuredOptimizer,
+    default_names,
+    find_measured,
+    missing_packages,
+)
 from steppe.bench.shapes import MODELS, check_models
 
 # The plot needs it. A missing package is better reported now than after minutes of measuring.
@@ -29,13 +35,17 @@ class BenchmarkPlan:
     models : tuple of str
         Names of the models.
     optimizers : tuple of MeasuredOptimizer
-        The optimizers.
+        The optimizers; the baseline is the first, as its row shows the noise.
     steps : int
         Number of steps of each optimizer that are timed.
     device : torch.device
         The device that holds the tensors.
     threads : int
         Number of threads that the CPU may use.
+    failures : tuple of Failure, default empty
+        Peers that are installed, but cannot be imported.
+    not_installed : tuple of str, default empty
+        Packages whose peers are left out.
     """
 
     models: tuple[str, ...]
@@ -43,6 +53,8 @@ class BenchmarkPlan:
     steps: int
     device: torch.device
     threads: int
+    failures: tuple[Failure, ...] = ()
+    not_installed: tuple[str, ...] = ()
 
     def blocks(self) -> list[tuple[str, MeasuredOptimizer]]:
         """Return pairs of block and optimizer; blocks are the models, then "first step"."""
@@ -68,7 +80,7 @@ def plan_benchmark(
         Of :data:`steppe.bench.shapes.MODELS`.
     optimizers : sequence of str or None
         Names as :func:`steppe.bench.optimizers.find_measured` reads them; None takes
-        :func:`steppe.bench.optimizers.default_names`.
+        :func:`steppe.bench.optimizers.default_names`. The baseline is always among them.
     steps : int, default 20
         Number of steps of each optimizer that are timed.
     device : str, default "cpu"
@@ -88,14 +100,20 @@ def plan_benchmark(
     >>> plan_benchmark(["small"], ["adamw-fused"], threads=1).blocks()[0][0]
     'small'
     """
-    names = default_names() if optimizers is None else optimizers
-    found = {each.name: each for each in map(find_measured, names)}
     threads = torch.get_num_threads() if threads is None else threads
     AT_LEAST_ONE.check("steps", steps)
     THREAD_COUNT.check("threads", threads)
+    checked, torch_device = check_models(models), find_device(device)
     importlib.import_module(_NEEDED_LATER)
+    failures: list[Failure] = []
+    if optimizers is None:
+        chosen = [*_importable(default_names(torch_device), failures)]
+        missing = missing_packages(torch_device)
+    else:
+        chosen, missing = [*map(find_measured, optimizers)], ()
+    found = {each.name: each for each in (BASELINE, *chosen)}
     return BenchmarkPlan(
-        check_models(models), tuple(found.values()), steps, find_device(device), threads
+        checked, tuple(found.values()), steps, torch_device, threads, tuple(failures), missing
     )
 
 
@@ -127,9 +145,22 @@ def try_measure(
     """
     # Anything may go wrong in a step: no kernel, no memory, a closure that is missing.
     try:
-        return measure(model, MODELS[model](), optimizer, steps, device)
+        found = MODELS[model]
+        return measure(model, found.shapes(), optimizer, steps, device, host=found.is_host)
     except Exception as error:
         return Failure(model, optimizer.name, first_line(error))
+
+
+def _importable(names: Iterable[str], failures: list[Failure]) -> Iterator[MeasuredOptimizer]:
+    """Yield the optimizers of these names, and add those that cannot be imported to the failures.
+
+    Nobody has asked for them by name, so nothing ends for one that is broken.
+    """
+    for name in names:
+        try:
+            yield find_measured(name)
+        except ValueError as error:
+            failures.append(Failure("import", name, first_line(error)))
 
 
 @contextmanager

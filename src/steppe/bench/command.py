@@ -30,22 +30,24 @@ def bench(
 ) -> None:
     """Time optimizers' steps against torch's fused AdamW and the memory's speed.
 
-    Leave the machine alone meanwhile: AdamW against itself shows how much noise there is, and
-    disturbed measurements are marked. The first steps are taken in processes of their own, with
-    empty kernel caches and then with full ones.
+    Leave the machine alone meanwhile: AdamW against itself, which is always the first row, shows
+    how much noise there is, and disturbed measurements are marked. The first steps are taken in
+    processes of their own, with empty kernel caches and then with full ones.
 
     Parameters
     ----------
     models
         Models whose tensors are stepped: resnet18 (62 tensors, 11.7 M parameters), gpt2 (148,
-        124 M), small (10 000 tensors of 100). gpt2 takes up to 8 GB and some minutes. Default:
-        resnet18 small.
+        124 M), small (10 000 tensors of 100). gpt2 takes up to 8 GB and some minutes. And host
+        time, what a step takes outside of its kernels, with warm caches: one (1 tensor of 64),
+        resnet18-host and gpt2-host (as many tensors as those, of 16). Default: resnet18 small.
     optimizers
         Optimizers with commas between: a preset such as dualadam-int8, a class of steppe or
-        torch.optim, or package.module:Class. Default: AdamW fused, foreach and as a loop, all
-        presets, and pytorch_optimizer's DualAdam if it is installed.
+        torch.optim, or package.module:Class. Default: AdamW fused, foreach and as a loop, steppe's
+        presets, and the device's peers of pytorch_optimizer, heavyball, torchao and flashoptim that
+        are installed, such as heavyball-adamw.
     steps
-        Number of steps of each optimizer that are timed.
+        Number of steps of each optimizer that are timed; of host time twenty times as many.
     threads
         Number of CPU threads. Default: torch's.
     out_dir

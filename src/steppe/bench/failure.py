@@ -10,7 +10,7 @@ class Failure:
     Attributes
     ----------
     block : str
-        A model's name, or "first step".
+        A model's name, "first step" or "import".
     optimizer : str
         The optimizer's name.
     reason : str

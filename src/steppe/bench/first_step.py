@@ -15,12 +15,12 @@ from steppe.bench.failure import Failure
 from steppe.bench.optimizers import find_measured
 from steppe.bench.shapes import uniform
 from steppe.bench.timing import seconds
-from steppe.bench.workload import parameters
 
 FIRST_STEP = "first step"
 
-# Where steppe keeps its kernels, Numba the functions of steppe's own files, Triton its kernels.
-_CACHES = ("XDG_CACHE_HOME", "NUMBA_CACHE_DIR", "TRITON_CACHE_DIR")
+# Where steppe keeps its kernels, Numba the functions of steppe's own files, Triton its kernels, and
+# torch.compile what it has compiled.
+_CACHES = ("XDG_CACHE_HOME", "NUMBA_CACHE_DIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _in_new_process(name: str, device: torch.device, threads: int, cache: str) -
 def _main(name: str, device: str, threads: str) -> None:
     torch.set_num_threads(int(threads))
     torch_device = torch.device(device)
-    optimizer = find_measured(name).build(parameters(uniform(4, 10_000), torch_device))
+    optimizer = find_measured(name).build(uniform(4, 10_000), torch_device)
     print(seconds(optimizer.step, torch_device))
 
 

@@ -1,30 +1,47 @@
 """Draw the ratios of step times as a picture."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from steppe._shared.palette import COLOURS, GREY
 from steppe._shared.pictures import new_figure, style_axes, write_png
 from steppe.bench.disturbance import disturbed
 from steppe.bench.measurement import Measurement
 from steppe.bench.optimizers import BASELINE
+from steppe.bench.report import described
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-_FASTER, _UNDECIDED, _SLOWER = COLOURS[0], GREY, COLOURS[3]
+
+class _Mark(NamedTuple):
+    """How a kind of row is drawn; shape and filling tell them apart without colour."""
+
+    label: str
+    marker: str
+    colour: str
+    filling: str
 
 
-def plot(found: Sequence[Measurement], path: Path) -> bool:
+_OURS = _Mark("steppe", "o", COLOURS[0], COLOURS[0])
+_THEIRS = _Mark("torch and other packages", "s", COLOURS[3], "white")
+_DISTURBED = _Mark("disturbed by other work", "X", GREY, GREY)
+_COPY = _Mark("copying the bytes that a step must move", "|", "black", "black")
+
+
+def plot(found: Sequence[Measurement], machine: str, path: Path) -> bool:
     """Draw each optimizer's ratio to the baseline with its interval, one panel a model.
 
-    Grey marks a ratio that cannot be told from 1, or was disturbed.
+    Beside it stands the ratio of the time in which the bytes alone are copied.
 
     Parameters
     ----------
     found : sequence of Measurement
         The measurements to draw.
+    machine : str
+        Processor, threads and versions, for the title.
     path : Path
         The PNG file to write. A failure leaves an old file as it was.
 
@@ -43,42 +60,64 @@ def plot(found: Sequence[Measurement], path: Path) -> bool:
     doubtful = disturbed(found)
     models = list(dict.fromkeys(one.model for one in found))
     names = list(dict.fromkeys(one.optimizer for one in found))
-    size = 3.2 + 3.6 * len(models), 1.4 + 0.34 * len(names)
-    figure = new_figure(f"Time of a step over {BASELINE.name}'s", size)
+    size = max(3.0 + 3.4 * len(models), 9.0), 2.1 + 0.3 * len(names)
+    figure = new_figure(None, size)
+    title = f"Time of an optimizer's step, {BASELINE.name} = 1, with 95 % intervals\n{machine}"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
     for axes, model in zip(panels, models, strict=True):
-        for one in found:
-            if one.model == model:
-                _draw(axes, names.index(one.optimizer), one, _colour(one, doubtful))
-        _draw_axes(axes, model, names)
+        shown = [one for one in found if one.model == model]
+        for one in shown:
+            usual = _OURS if one.engine else _THEIRS
+            _draw(axes, names.index(one.optimizer), one, _DISTURBED if one in doubtful else usual)
+        _draw_axes(axes, described(model, shown[0].numbers).replace(": ", "\n"), names)
+    _draw_legend(figure)
     write_png(figure, path)
     return True
 
 
-def _colour(one: Measurement, doubtful: Container[Measurement]) -> str:
-    if one in doubtful or one.ratio.low <= 1.0 <= one.ratio.high:
-        return _UNDECIDED
-    return _FASTER if one.ratio.high < 1.0 else _SLOWER
-
-
-def _draw(axes: "Axes", row: int, one: Measurement, colour: str) -> None:
+def _draw(axes: "Axes", row: int, one: Measurement, mark: _Mark) -> None:
     value, low, high = one.ratio
-    axes.plot([low, high], [row, row], color=colour, lw=2.5, alpha=0.45, solid_capstyle="butt")
-    axes.plot([value], [row], "o", color=colour, ms=5)
+    axes.plot([low, high], [row, row], color=mark.colour, lw=2.0, solid_capstyle="butt", zorder=2)
+    axes.plot([value], [row], **_style(mark), zorder=3)
+    if one.copy_ratio is not None:
+        axes.plot([one.copy_ratio], [row], **_style(_COPY), zorder=4)
     axes.annotate(
         f"{value:.2f}",
-        xy=(max(value, high), row),
+        xy=(max(high, one.copy_ratio or 0.0), row),
         xytext=(7, 0),
         textcoords="offset points",
         va="center",
-        fontsize=9,
+        fontsize=8.5,
+        # Legible over the line at 1.
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
     )
 
 
-def _draw_axes(axes: "Axes", model: str, names: Sequence[str]) -> None:
+def _draw_legend(figure: "Figure") -> None:
+    """Explain the kinds of marks, below the panels."""
+    from matplotlib.lines import Line2D
+
+    marks = (_OURS, _THEIRS, _COPY, _DISTURBED)
+    lines = [Line2D([], [], label=mark.label, **_style(mark)) for mark in marks]
+    figure.legend(handles=lines, loc="outside lower left", ncols=4, frameon=False, fontsize=9)
+
+
+def _style(mark: _Mark) -> dict[str, object]:
+    return {
+        "marker": mark.marker,
+        "color": mark.colour,
+        "markerfacecolor": mark.filling,
+        "ms": 10 if mark is _COPY else 5.5,
+        "mew": 1.4,
+        "ls": "",
+    }
+
+
+def _draw_axes(axes: "Axes", title: str, names: Sequence[str]) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    style_axes(axes, model, grid="x")
+    style_axes(axes, title, grid="x")
     axes.axvline(1.0, color="black", lw=0.8, zorder=0)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

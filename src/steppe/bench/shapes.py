@@ -1,9 +1,11 @@
 """Tensor shapes of the models whose parameters are stepped: ResNet-18, GPT-2, many small vectors.
 
-The time of a step depends on the shapes alone, so no model is built.
+The time of a step depends on the shapes alone, so no model is built. Models with as many tensors of
+a few numbers show the host time: what a step takes outside of its kernels.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from steppe._shared.names import unknown_name_message
 
@@ -57,11 +59,30 @@ def small() -> list[Shape]:
     return uniform(10_000, 100)
 
 
+@dataclass(frozen=True)
+class Model:
+    """The tensors of a model, and what is measured on them.
+
+    Attributes
+    ----------
+    shapes : callable
+        Returns the tensors' shapes.
+    is_host : bool, default False
+        Whether the time until a step returns is measured, with warm caches.
+    """
+
+    shapes: Callable[[], list[Shape]]
+    is_host: bool = False
+
+
 #: The models that can be measured, by name.
-MODELS: dict[str, Callable[[], list[Shape]]] = {
-    "resnet18": resnet18,
-    "gpt2": gpt2,
-    "small": small,
+MODELS: dict[str, Model] = {
+    "resnet18": Model(resnet18),
+    "gpt2": Model(gpt2),
+    "small": Model(small),
+    "one": Model(lambda: uniform(1, 64), is_host=True),
+    "resnet18-host": Model(lambda: uniform(len(resnet18()), 16), is_host=True),
+    "gpt2-host": Model(lambda: uniform(len(gpt2()), 16), is_host=True),
 }
 
 

@@ -13,7 +13,7 @@ from steppe.bench.measurement import Measurement
 from steppe.bench.optimizers import BASELINE
 from steppe.bench.plot import plot
 from steppe.bench.report import report
-from steppe.bench.results import write
+from steppe.bench.results import machine_line, write
 
 
 def measure_and_report(benchmark: BenchmarkPlan, out: Path) -> None:
@@ -32,7 +32,7 @@ def measure_and_report(benchmark: BenchmarkPlan, out: Path) -> None:
         It was interrupted, or a file cannot be written.
     """
     console = make_console()
-    outcomes: list[Outcome] = []
+    outcomes: list[Outcome] = list(benchmark.failures)
     try:
         _measure_all(console, benchmark, outcomes)
     except KeyboardInterrupt:
@@ -43,7 +43,8 @@ def measure_and_report(benchmark: BenchmarkPlan, out: Path) -> None:
     numbers, picture = out / "bench.json", out / "bench.png"
     with refusals():
         write(benchmark, outcomes, numbers)
-        drawn = plot([one for one in outcomes if isinstance(one, Measurement)], picture)
+        measured = [one for one in outcomes if isinstance(one, Measurement)]
+        drawn = plot(measured, machine_line(benchmark), picture)
     console.print(f"\nNumbers: {numbers}", soft_wrap=True, highlight=False)
     if drawn:
         console.print(f"Picture: {picture}", soft_wrap=True, highlight=False)

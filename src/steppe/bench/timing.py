@@ -12,8 +12,41 @@ import torch
 Action = Callable[[], object]
 
 
-def time_in_turn(actions: Sequence[Action], rounds: int, device: torch.device) -> list[list[float]]:
+def seconds(action: Action, device: torch.device) -> float:
+    """Time an action until the device has finished it."""
+    _synchronise(device)
+    start = perf_counter()
+    action()
+    _synchronise(device)
+    return perf_counter() - start
+
+
+def host_seconds(action: Action, device: torch.device) -> float:
+    """Time an action until it returns: the device, which was idle, may still work."""
+    _synchronise(device)
+    start = perf_counter()
+    action()
+    return perf_counter() - start
+
+
+def time_in_turn(
+    actions: Sequence[Action],
+    rounds: int,
+    device: torch.device,
+    timer: Callable[[Action, torch.device], float] = seconds,
+) -> list[list[float]]:
     """Time each action once, one after the other, and repeat that for ``rounds`` rounds.
+
+    Parameters
+    ----------
+    actions : sequence of callables
+        What is timed.
+    rounds : int
+        How often.
+    device : torch.device
+        The device that works.
+    timer : callable, default seconds
+        That or :func:`host_seconds`.
 
     Returns
     -------
@@ -23,17 +56,8 @@ def time_in_turn(actions: Sequence[Action], rounds: int, device: torch.device) -
     times: list[list[float]] = [[] for _ in actions]
     for _ in range(rounds):
         for action, taken in zip(actions, times, strict=True):
-            taken.append(seconds(action, device))
+            taken.append(timer(action, device))
     return times
-
-
-def seconds(action: Action, device: torch.device) -> float:
-    """Time an action until the device has finished it."""
-    _synchronise(device)
-    start = perf_counter()
-    action()
-    _synchronise(device)
-    return perf_counter() - start
 
 
 def _synchronise(device: torch.device) -> None:

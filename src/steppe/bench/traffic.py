@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from steppe._engines import BIRTHS, KEYS, MEAN, REPLACEMENTS, SLOT_SUM
+from steppe._shared.optimizer_state import held_tensors
 
 # State of a few numbers a tensor, whose traffic does not count.
 _SMALL_STATE = frozenset({"step", KEYS, BIRTHS, REPLACEMENTS, MEAN})
@@ -18,9 +19,10 @@ _SLOT = re.compile(r"slot_\d")
 def least_bytes(optimizer: Optimizer, storing: float) -> float:
     """Return how many bytes a step must read and write at the least, by the optimizer's state.
 
-    Parameters are read and written, gradients read, moments read and written. Of a buffer the sum
-    of the slots is read, or all slots where no sum is kept. A step that stores writes one slot;
-    to bring the sum up to date it also reads what was in the slot, and writes the sum.
+    Parameters are read and written, gradients read, moments read and written, and so is all state
+    of other packages' optimizers. Of one of steppe's buffers the sum of the slots is read, or all
+    slots where no sum is kept. A step that stores writes one slot; to bring the sum up to date it
+    also reads what was in the slot, and writes the sum.
 
     Parameters
     ----------
@@ -44,10 +46,11 @@ def items_stored(optimizer: Optimizer) -> float:
 
 
 def _least_bytes(param: Tensor, state: dict[str, object], storing: float) -> float:
+    # HeavyBall names the parts of a state by numbers.
     sizes = {
-        name: value.nbytes
+        str(name): sum(tensor.nbytes for tensor in held_tensors(value))
         for name, value in state.items()
-        if isinstance(value, Tensor) and name not in _SMALL_STATE
+        if name not in _SMALL_STATE
     }
     total = sizes.pop(SLOT_SUM, 0)
     slots = sum(sizes.pop(name) for name in list(sizes) if _SLOT.match(name))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from steppe._shared.palette import COLOURS, GREY
 from steppe._shared.pictures import new_figure, style_axes, write_png
@@ -103,7 +103,7 @@ def _draw_legend(figure: "Figure") -> None:
     figure.legend(handles=lines, loc="outside lower left", ncols=4, frameon=False, fontsize=9)
 
 
-def _style(mark: _Mark) -> dict[str, object]:
+def _style(mark: _Mark) -> dict[str, Any]:
     return {
         "marker": mark.marker,
         "color": mark.colour,

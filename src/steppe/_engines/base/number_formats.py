@@ -139,6 +139,11 @@ def noise(offset: Any, index: Any) -> Any:
     return xp.add(offset, xp.multiply(index, 0x9E3779B9))
 
 
+def next_noise(noise: Any) -> Any:
+    """Return the noise of the element that follows in the block."""
+    return xp.add(noise, 0x9E3779B9)
+
+
 # bfloat16: the upper half of a float32
 
 

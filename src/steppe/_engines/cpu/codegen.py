@@ -3,6 +3,7 @@
 :mod:`steppe._engines.cpu.compile_cache` compiles it and keeps the machine code.
 """
 
+from collections.abc import Iterable
 from inspect import signature
 
 from steppe._engines.base.method import Function, Method
@@ -111,8 +112,9 @@ class _MethodSource:
     def _body(self) -> Lines:
         lines = [line for operand in self.operands for line in operand.open()]
         lines += [line for operand in self.written for line in operand.open_store()]
+        lines += _looped(line for operand in self.written for line in operand.unpack())
         lines += self._with_buffer() if self.method.buffer else loop_over(self._rule())
-        return lines + [line for operand in self.written for line in operand.close()]
+        return lines + _closed(self.written)
 
     def _rule(self) -> Lines:
         """Call the rule, and write what it returns."""
@@ -145,7 +147,7 @@ class _MethodSource:
             "else:",
             *indented([*slot.open(), *slot.open_store()]),
             *indented(loop_over(self._with_storing(here, rule, slot))),
-            *indented(slot.close()),
+            *indented(_closed([slot])),
         ]
 
     def _with_storing(self, here: str, rule: Lines, slot: Operand) -> Lines:
@@ -181,6 +183,20 @@ def _sums(name: str, g: Operand, by_blocks: bool = False) -> str:
     conclusion = f"    store(sums, chunk, sum, {TABLE_SCOPE})"
     body = [*g.open(), *loop_over([added])]
     return chunk_source(name, ["sum = 0.0"], body, not by_blocks, conclusion)
+
+
+def _closed(operands: list[Operand]) -> Lines:
+    """Write what operands have staged."""
+    scales = [line for operand in operands for line in operand.close()]
+    reason = ["# The block's largest numbers are known now, and so its scales."] if scales else []
+    packing = (line for operand in operands for line in operand.pack())
+    return [*reason, *scales, *_looped(packing)]
+
+
+def _looped(lines: Iterable[str]) -> Lines:
+    """Put lines, if there are any, into a loop over the block's elements."""
+    body = list(lines)
+    return loop_over(body) if body else []
 
 
 def _total(wide: str) -> str:

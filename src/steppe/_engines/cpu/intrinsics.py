@@ -18,7 +18,7 @@ from steppe._engines.base.bind import bind
 _SUMMING = {"reassoc"}
 
 #: Operands of a kernel that are told apart, so that LLVM need not ask whether they overlap.
-SCOPES = 17
+SCOPES = 19
 
 
 def compiled(rule: Callable[..., Any]) -> Callable[..., Any]:

@@ -28,9 +28,10 @@ BYTES = {
 
 Lines = list[str]
 
-# Scopes of operands, of the numbers that each stages, of the slots' sum, and of all tables.
-_MOST_OPERANDS = SCOPES // 2
-TOTAL_SCOPE, TABLE_SCOPE = SCOPES - 2, SCOPES - 1
+# Scopes of operands, of the numbers that each stages, of the parameter's errors, of the slots' sum,
+# and of all tables.
+_MOST_OPERANDS = SCOPES // 2 - 1
+_ERROR_SCOPE, TOTAL_SCOPE, TABLE_SCOPE = SCOPES - 3, SCOPES - 2, SCOPES - 1
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,15 @@ class Operand:
         return self.format in EIGHT_BITS
 
     @property
+    def is_staged(self) -> bool:
+        """Whether a block of it is unpacked before the rule is called, and packed afterwards.
+
+        In one loop with the rule its instructions would wait for square roots and divisions: a
+        processor looks only some hundred instructions ahead.
+        """
+        return self.is_coded or self.format == "bfloat24"
+
+    @property
     def rounds_stochastically(self) -> bool:
         """Whether it is rounded stochastically."""
         return rounds_stochastically(self.format)
@@ -87,75 +97,89 @@ class Operand:
             return f"from_bfloat16(word16(load({self.name}, i, uint16, {self.index})))"
         if self.format == "bfloat24":
             upper = f"word16(load({self.name}, i, uint16, {self.index}))"
-            error = f"word8(load({self.name}_error, i, uint8, {self._beside}))"
+            error = f"word8(load({self.name}_error, i, uint8, {_ERROR_SCOPE}))"
             return f"from_bfloat24({upper}, {error})"
         if self.is_coded:
             code = f"word8(load({self.name}, i, uint8, {self.index}))"
             return f"from_{self.format}({code}, {self.name}_scale)"
         return f"load({self.name}, i, {self.format}, {self.index})"
 
+    def unpack(self) -> Lines:
+        """Stage element ``i`` as a float32."""
+        if not self.is_staged:
+            return []
+        return [f"store({self.name}_staged, i, {self.load()}, {self._staging_scope})"]
+
+    def load_unpacked(self) -> str:
+        """Return the expression of element ``i`` of a block that is unpacked."""
+        if not self.is_staged:
+            return self.load()
+        return f"load({self.name}_staged, i, float32, {self._staging_scope})"
+
     def open_store(self) -> Lines:
         """Prepare to write the block."""
         lines = []
         if self.rounds_stochastically:
-            lines.append(
-                f"{self.name}_offset = noise_offset(key, uint32({self.stream}), whole_block)"
-            )
+            offset = f"noise_offset(key, uint32({self.stream}), whole_block)"
+            lines.append(f"{self.name}_noise = noise({offset}, uint32(whole_start))")
         if self.is_coded:
             lines.append(f"{self.name}_largest = uint32(0)")
         return lines
 
     def store(self, value: str) -> Lines:
-        """Write element ``i``; in 8 bits, stage it until the block's scale is known."""
+        """Write element ``i``, or stage it."""
         if self.format == "float16":
             return [f"store_float16({self.name}, i, float32({value}), {self.index})"]
         if self.format == "bfloat16":
-            word = f"to_bfloat16(float32({value}), {self._noise})"
-            return [f"store({self.name}, i, half({word}), {self.index})"]
-        if self.format == "bfloat24":
-            return [
-                f"{self.name}_word = to_bfloat24(float32({value}), {self._noise})",
-                f"store({self.name}, i, half(nearest_bfloat16({self.name}_word)), {self.index})",
-                f"store({self.name}_error, i, byte({self.name}_word), {self._beside})",
-            ]
-        if not self.is_coded:
+            word = f"to_bfloat16(float32({value}), {self.name}_noise)"
+            return [f"store({self.name}, i, half({word}), {self.index})", self._next_noise]
+        if not self.is_staged:
             return [f"store({self.name}, i, {self.format}({value}), {self.index})"]
+        staged = f"store({self.name}_staged, i, float32({value}), {self._staging_scope})"
+        if not self.is_coded:
+            return [staged]
         largest = f"{self.name}_largest"
-        return [
-            f"{self.name}_new = float32({value})",
-            f"store({self.name}_staged, i, {self.name}_new, {self._beside})",
-            f"{largest} = larger({largest}, size_word({self.name}_new))",
-        ]
+        return [staged, f"{largest} = larger({largest}, size_word(float32({value})))"]
 
     def close(self) -> Lines:
-        """Write what was staged."""
+        """Compute the block's scale: its largest number is known now."""
         if not self.is_coded:
             return []
-        scale, inverse = f"{self.name}_new_scale", f"{self.name}_inverse"
-        number = f"load({self.name}_staged, i, float32, {self._beside})"
-        code = f"byte(to_{self.format}({number}, {inverse}, {self._noise}))"
+        scale = f"{self.name}_new_scale"
         return [
-            "# The block's largest number is known now, and so its scale.",
             f"{scale} = scale_{self.format}({self.name}_largest)",
-            f"{inverse} = float32(1.0) / {scale}",
+            f"{self.name}_inverse = float32(1.0) / {scale}",
             f"store({self.scale}, block, {scale}, {self.index})",
-            "for i in range(size):",
-            f"    store({self.name}, i, {code}, {self.index})",
+        ]
+
+    def pack(self) -> Lines:
+        """Round and write element ``i`` of what was staged."""
+        if not self.is_staged:
+            return []
+        number, noise = self.load_unpacked(), f"{self.name}_noise"
+        if self.is_coded:
+            code = f"byte(to_{self.format}({number}, {self.name}_inverse, {noise}))"
+            return [f"store({self.name}, i, {code}, {self.index})", self._next_noise]
+        word = f"{self.name}_word"
+        return [
+            f"{word} = to_bfloat24({number}, {noise})",
+            f"store({self.name}, i, half(nearest_bfloat16({word})), {self.index})",
+            f"store({self.name}_error, i, byte({word}), {_ERROR_SCOPE})",
+            self._next_noise,
         ]
 
     @property
     def staging(self) -> Lines:
-        """Make room for a block's numbers, which are rounded when the largest is known."""
-        return [f"{self.name}_staged = scratch({4 * BLOCK})"] if self.is_coded else []
+        """Make room for a block's numbers."""
+        return [f"{self.name}_staged = scratch({4 * BLOCK})"] if self.is_staged else []
 
     @property
-    def _beside(self) -> int:
-        """Scope of what belongs to it and lies elsewhere: numbers that wait, or errors."""
+    def _staging_scope(self) -> int:
         return self.index + _MOST_OPERANDS
 
     @property
-    def _noise(self) -> str:
-        return f"noise({self.name}_offset, uint32(whole_start + i))"
+    def _next_noise(self) -> str:
+        return f"{self.name}_noise = next_noise({self.name}_noise)"
 
 
 @dataclass(frozen=True)
@@ -227,7 +251,7 @@ def width_of(method: Method) -> int:
 
 def inputs_of(operands: list[Operand], formats: Formats) -> dict[str, str]:
     """Return the expressions of what the rule is given, by its names."""
-    inputs = {operand.name: f"{formats.wide}({operand.load()})" for operand in operands}
+    inputs = {operand.name: f"{formats.wide}({operand.load_unpacked()})" for operand in operands}
     return inputs | {"g": f"{inputs['g']} * sign"}
 
 
@@ -236,7 +260,8 @@ def format_definitions(operands: list[Operand]) -> str:
     names = set()
     for format in {operand.format for operand in operands}:
         if rounds_stochastically(format):
-            names |= {f"to_{format}", f"from_{format}", "noise_key", "noise_offset", "noise"}
+            names |= {f"to_{format}", f"from_{format}"}
+            names |= {"noise_key", "noise_offset", "noise", "next_noise"}
         if format in EIGHT_BITS:
             names |= {f"scale_{format}", "size_word"}
         if format == "bfloat24":

@@ -1,6 +1,7 @@
 """Write what training costs on many devices into docs/scaling.md, as ``footprint`` counts it.
 
-The block between ``<!-- benchmarks/footprint.py -->`` and ``<!-- end -->`` is what this prints: the
+And into docs/critical-momenta.md what buffers of given capacity cost on one device. The blocks
+between ``<!-- benchmarks/footprint.py -->`` and ``<!-- end -->`` is what this prints: the
 state of every optimizer in every format for models of the shapes of Llama 3.2 1B and Llama 3.1 8B
 and 70B, and what each device sends. Nothing is allocated. Run ``python benchmarks/footprint.py``
 after the state or the messages of an optimizer have changed; with ``--check`` it only says whether
@@ -23,9 +24,10 @@ from steppe.optim import ByteCounts, Footprint, footprint
 Shape = tuple[int, ...]
 Make = Callable[..., Optimizer]
 
-PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
+DOCS = Path(__file__).parents[1] / "docs"
 DEVICES = (8, 64, 512)
 FORMATS: tuple[Any, ...] = (None, torch.bfloat16, "int8")
+CAPACITIES = (0, 1, 2, 5, 10, 20)
 
 _VOCABULARY = 128_256
 
@@ -141,19 +143,32 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def buffers() -> str:
+    """Return what AdamCM holds for the smallest model on one device, by capacity and format."""
+    head = ["1 B: AdamCM's state, GiB", "float32", "bfloat16", "8 bits", "8 bits, a parameter"]
+    rows = []
+    for capacity in CAPACITIES:
+        make = partial(steppe.AdamCM, capacity=capacity)
+        held = [counted("1 B", _with_state(make, each), 1).ddp.device.optimizer for each in FORMATS]
+        count = counted("1 B", steppe.DualAdam, 1).numel
+        rows.append([f"C = {capacity}", *map(_gib, held), f"{held[-1] / count:.2f} bytes"])
+    return _table(head, rows)
+
+
 def rewritten(page: str) -> str:
-    """Return the page's text with the block as it is to be."""
-    return with_block(page, "footprint", tables())
+    """Return a page's text with the blocks as they are to be."""
+    return with_block(with_block(page, "footprint", tables()), "footprint", buffers(), "buffers")
 
 
 def main() -> None:
-    """Rewrite the page, or check it."""
-    page = PAGE.read_text()
-    wanted = rewritten(page)
-    if "--check" in sys.argv[1:]:
-        sys.exit(f"not what is counted: {PAGE}" if wanted != page else 0)
-    PAGE.write_text(wanted)
-    print(tables())
+    """Rewrite the pages, or check them."""
+    for path in (DOCS / "scaling.md", DOCS / "critical-momenta.md"):
+        page = path.read_text()
+        wanted = rewritten(page)
+        if "--check" not in sys.argv[1:]:
+            path.write_text(wanted)
+        elif wanted != page:
+            sys.exit(f"not what is counted: {path}")
 
 
 if __name__ == "__main__":

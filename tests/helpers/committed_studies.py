@@ -9,6 +9,7 @@ RESULTS = Path(__file__).parents[2] / "docs" / "results"
 # The others hold what scripts of benchmarks/ have measured.
 _OTHERS = (
     "calibration",
+    "compressed-buffers",
     "escape-network",
     "gpu-check",
     "large-gradients",

@@ -1,0 +1,124 @@
+"""Paired training runs: each seed trains a network once with each case, from the same weights.
+
+Used by ``weights_24_bits.py`` and ``compressed_buffers.py``. Each run takes the batches in the same
+order; the lr is the optimizer's default and falls along a half cosine; nothing is tuned.
+"""
+
+import json
+import math
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from page_blocks import head, row, signed
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from steppe._shared.files import write_text
+from steppe._shared.progress import progress
+from steppe._shared.statistics import interval
+from steppe.compare import LoadedTask, find_task
+
+TaskName = Literal["digits", "fashion-mnist"]
+
+#: Accuracies in percent by task, seed and case.
+Scores = dict[str, dict[str, dict[str, float]]]
+
+
+class Case(NamedTuple):
+    """One way to train: the model's number format, and its optimizer."""
+
+    dtype: torch.dtype
+    make: Callable[[list[Tensor], int], Optimizer]  # of parameters and the number of steps
+
+
+def train_pairs(
+    result: Path, cases: Mapping[str, Case], seeds: int, task: TaskName | None, *, only_read: bool
+) -> Scores:
+    """Train what is missing in a file, task after task, and write the file as runs end.
+
+    Parameters
+    ----------
+    result
+        The file; after a kill the same call goes on from it.
+    cases
+        By their names; the first is what the others are held against.
+    seeds
+        How many; ≥ 2.
+    task
+        None for both.
+    only_read
+        Whether to train nothing.
+
+    Raises
+    ------
+    ValueError
+        There are fewer than two seeds.
+    """
+    if seeds < 2:
+        raise ValueError(f"seeds={seeds} is not valid: expected at least 2")
+    torch.set_num_threads(1)
+    found = json.loads(result.read_text()) if result.exists() else {"runs": {}}
+    names: list[TaskName] = ["digits", "fashion-mnist"] if task is None else [task]
+    for name in [] if only_read else names:
+        loaded = find_task(name).task({"scale": "small"}).load()
+        known = found["runs"].setdefault(name, {})
+        with progress(name, seeds * len(cases)) as advance:
+            for seed in range(seeds):
+                scores = known.setdefault(str(seed), {})
+                for label, case in cases.items():
+                    if label not in scores:
+                        scores[label] = _score(loaded, seed, case)
+                        found |= {"torch": torch.__version__, "processor": platform.machine()}
+                        write_text(result, json.dumps(found, indent=1) + "\n")
+                    advance(1)
+    runs: Scores = found["runs"]
+    return runs
+
+
+def differences_table(runs: Scores, cases: list[str]) -> str:
+    """Return each task's accuracies with the first case, and the others' paired differences."""
+    first, *others = cases
+    lines = [head("", "seeds", first, *(f"{case} − {first}" for case in others))]
+    for name, by_seed in runs.items():
+        whole = [scores for scores in by_seed.values() if scores.keys() >= set(cases)]
+        cells = [f"{interval([scores[first] for scores in whole]).mean:.2f}"]
+        for case in others:
+            cells.append(signed(interval([each[case] - each[first] for each in whole])))
+        lines.append(row(name, str(len(whole)), *cells))
+    return "\n".join(lines)
+
+
+def _score(loaded: LoadedTask, seed: int, case: Case) -> float:
+    """Train once; return the test accuracy in percent."""
+    task, data = loaded
+    train: Any = data.train
+    torch.manual_seed(seed)
+    model = task.model().to(case.dtype)
+    steps = task.epochs * math.ceil(len(train) / task.batch_size)
+    optimizer = case.make(list(model.parameters()), steps)
+    schedule = LambdaLR(optimizer, lambda t: (1 + math.cos(math.pi * t / steps)) / 2)
+    order = torch.Generator().manual_seed(seed)
+    for _ in range(task.epochs):
+        for rows in torch.split(torch.randperm(len(train), generator=order), task.batch_size):
+            optimizer.zero_grad()
+            outputs = model(train.inputs[rows].to(case.dtype)).float()
+            torch.autograd.backward(task.loss_of(outputs, train.targets[rows]))
+            optimizer.step()
+            schedule.step()
+    return _accuracy(model.eval(), data.test, case.dtype)
+
+
+@torch.no_grad()
+def _accuracy(model: torch.nn.Module, samples: Any, dtype: torch.dtype) -> float:
+    """Return how many percent of the samples the model has right."""
+    right = 0
+    for inputs, targets in zip(
+        *(torch.split(x, 500) for x in (samples.inputs, samples.targets)), strict=True
+    ):
+        answers: Tensor = model(inputs.to(dtype))
+        right += int((answers.argmax(1) == targets).sum())
+    return 100 * right / len(samples)

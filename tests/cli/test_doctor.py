@@ -66,12 +66,13 @@ def test_warming_takes_a_step_with_each_rule_and_format(
     for cls, options, dtype, *_ in stepped:
         optimizer = cls(parameters(dtype), **options)
         methods.add(optimizer._method(optimizer.param_groups[0]).rule)
-        formats.add((dtype, options.get("state_dtype")))
+        formats.add((dtype, options.get("state_dtype"), options.get("param_error")))
     for config in CONFIGS:
         optimizer = config(parameters())
         assert optimizer._method(optimizer.param_groups[0]).rule in methods
     for wanted in (None, torch.bfloat16, "int8"):
-        assert (torch.float32, wanted) in formats
+        assert (torch.float32, wanted, None) in formats
+    assert (torch.bfloat16, "int8", "int8") in formats
     assert f"{tmp_path / 'steppe'} has the CPU kernels of all optimizers" in capsys.readouterr().out
 
 

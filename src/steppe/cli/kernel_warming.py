@@ -23,12 +23,13 @@ _SELECTING: dict[str, tuple[Any, ...]] = {
     "momentum": (0.0, 0.9),
 }
 
-# Parameters, and their state: in the same format, or in that of ``state_dtype``.
-_FORMATS: tuple[tuple[torch.dtype, torch.dtype | str | None], ...] = (
-    (torch.float32, None),
-    (torch.float32, torch.bfloat16),
-    (torch.float32, "int8"),
-    (torch.bfloat16, None),
+# Formats of parameters, and options that choose those of the state.
+_FORMATS: tuple[tuple[torch.dtype, dict[str, Any]], ...] = (
+    (torch.float32, {"state_dtype": None}),
+    (torch.float32, {"state_dtype": torch.bfloat16}),
+    (torch.float32, {"state_dtype": "int8"}),
+    (torch.bfloat16, {"state_dtype": None}),
+    (torch.bfloat16, {"state_dtype": "int8", "param_error": "int8"}),
 )
 
 
@@ -80,5 +81,5 @@ def _choices() -> Iterator[tuple[type[Any], dict[str, Any], torch.dtype]]:
         names = [name for name in _SELECTING if name in signature(cls).parameters]
         for values in product(*(_SELECTING[name] for name in names)):
             options = dict(zip(names, values, strict=True))
-            for dtype, state_dtype in _FORMATS:
-                yield cls, {**options, "state_dtype": state_dtype}, dtype
+            for dtype, formats in _FORMATS:
+                yield cls, {**options, **formats}, dtype

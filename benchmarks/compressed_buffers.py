@@ -68,7 +68,8 @@ def low_rank(x: Tensor) -> Tensor:
     rank = max(1, matrix.numel() // (4 * sum(matrix.shape)))
     u, s, v = torch.linalg.svd(matrix, full_matrices=False)
     left, right = u[:, :rank] * s[:rank].sqrt(), v[:rank] * s[:rank, None].sqrt()
-    return (left.bfloat16().float() @ right.bfloat16().float()).reshape(x.shape)
+    kept: Tensor = left.bfloat16().float() @ right.bfloat16().float()
+    return kept.reshape(x.shape)
 
 
 def four_bits(x: Tensor) -> Tensor:

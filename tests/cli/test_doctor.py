@@ -89,8 +89,9 @@ def test_later_processes_find_what_has_been_warmed(
     compile_cache.slot_kernel.cache_clear()
     main(["doctor", "--warm"])
     kept = {path.stem.rpartition("_")[0] for path in (tmp_path / "steppe").glob("*.o")}
-    # What reads tensors is compiled once in a process, and where torch has what it calls.
-    kept.discard("steppe_facts")
+    # What reads tensors is compiled once in a process, and where torch has what it calls; and so is
+    # what chooses the width of vectors, where there is a choice.
+    kept -= {"steppe_facts", "steppe_vectors_0", "steppe_vectors_512"}
     buffers = {"steppe_norm_float32", "steppe_adam_cm_float32", "steppe_slots_float32"}
     assert kept == {"steppe_inv_adam_float32", *buffers}
 

@@ -22,6 +22,7 @@ from steppe._engines import Method
 from steppe._engines.cpu import compile_cache
 from steppe._engines.cpu.kernel_files import kernel_directory, read_kernel, write_kernel
 from steppe._engines.cpu.operands import Formats
+from steppe._engines.cpu.vector_width import wide_vectors
 from steppe.optim._base import RuleOptimizer
 
 MADE_OF = bytes(range(32))
@@ -238,6 +239,8 @@ def norm_kernel() -> compile_cache.Native:
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the kernels that are compiled from here on."""
+    # Measured once in a process, by kernels of its own.
+    wide_vectors()
     names: list[str] = []
     compile = compile_cache._Source.compile
 

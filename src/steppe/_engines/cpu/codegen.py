@@ -31,13 +31,14 @@ from steppe._engines.cpu.templates import (
     loop_over,
     phased_source,
     shared_source,
+    vectors_of,
 )
 from steppe.rules import swap
 
 
-def update_source(method: Method, formats: Formats) -> str:
-    """Return the source of ``update``."""
-    return _MethodSource(method, formats).update()
+def update_source(method: Method, formats: Formats, vectors: int = 0) -> str:
+    """Return the source of ``update``, for vectors of so many bits; 0 leaves it to LLVM."""
+    return _MethodSource(method, formats, vectors).update()
 
 
 def rules_of(method: Method, formats: Formats) -> dict[str, Function]:
@@ -71,8 +72,8 @@ def slot_sums_source(format: str) -> str:
 class _MethodSource:
     """A method's kernels for given number formats, and what they have in common."""
 
-    def __init__(self, method: Method, formats: Formats) -> None:
-        self.method, self.formats, self.wide = method, formats, formats.wide
+    def __init__(self, method: Method, formats: Formats, vectors: int) -> None:
+        self.method, self.formats, self.wide, self.vectors = method, formats, formats.wide, vectors
         self.arguments = list(signature(method.rule).parameters)
         self.operands, self.slot = operands_of(self.arguments, method, formats)
         self.written = [self.operands[0], *self.operands[2:]]
@@ -98,7 +99,7 @@ class _MethodSource:
         return text + format_definitions(self.everything)
 
     def _preparation(self) -> Lines:
-        lines = self._scalars()
+        lines = vectors_of(self.vectors) + self._scalars()
         if not self.is_plain:
             number, step = (f"uint32({entry('identities', 'row', i, 2)})" for i in range(2))
             lines.append(f"key = noise_key({number}, {step})")

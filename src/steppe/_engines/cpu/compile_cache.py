@@ -51,11 +51,11 @@ class Native:
 
 
 @cache
-def update_kernel(method: Method, formats: Formats) -> Native:
-    """Return ``update`` of a method in given number formats."""
+def update_kernel(method: Method, formats: Formats, vectors: int) -> Native:
+    """Return ``update`` of a method in given number formats; see ``vector_width.py``."""
     name = "_".join([method.rule.__name__, *dict.fromkeys([formats.param, *formats.state])])
     rules = rules_of(method, formats)
-    return _native(_Source(name, "update", update_source(method, formats), rules))
+    return _native(_Source(name, "update", update_source(method, formats, vectors), rules))
 
 
 @cache
@@ -74,6 +74,11 @@ def slot_kernel(format: str) -> Native:
 def kernel_of(name: str, function: str, text: str) -> Native:
     """Return a function of one address, of a source that is no method's."""
     return _native(_Source(name, function, text))
+
+
+def digest_of(text: str) -> bytes:
+    """Hash a source and all that kernels depend on beside it, such as the processor."""
+    return hashlib.sha256(repr((text, _surroundings())).encode()).digest()
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from steppe._engines.cpu.table import (
     note_addresses,
     state_objection,
 )
+from steppe._engines.cpu.vector_width import wide_vectors
 from steppe._shared.array_types import Flags, Floats
 
 name = "cpu"
@@ -134,7 +135,7 @@ def _finish(batch: ParamBatch, table: CpuTable, due: Flags | None) -> None:
 
 def _launches(batch: ParamBatch, table: CpuTable) -> dict[str, Launch]:
     """Return what runs the kernels of a step on the table's threads; compile them if need be."""
-    launches = {"update": table.prepare(update_kernel(batch.method, table.formats))}
+    launches = {"update": table.prepare(update_kernel(batch.method, table.formats, wide_vectors()))}
     if batch.capacity:
         launches["square_sums"] = _norm_launch(batch, table)
     if batch.keeps_sum:

@@ -54,6 +54,24 @@ def scratch(typing_context: Any, size: Any) -> Any:
 
 
 @intrinsic
+def prefer_vectors(typing_context: Any, bits: Any) -> Any:
+    """Have the function that calls it compiled to vectors of so many bits, a literal.
+
+    LLVM takes it as a preference: a processor without such vectors gets those that it has.
+    """
+    if not isinstance(bits, types.IntegerLiteral):
+        return None
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        # llvmlite knows attributes of a single word only, and refuses others in its own ``add``.
+        attribute = f'"prefer-vector-width"="{bits.literal_value}"'
+        set.add(builder.function.attributes, attribute)
+        return context.get_dummy_value()
+
+    return types.void(bits), generate
+
+
+@intrinsic
 def fetch_increment(typing_context: Any, counter: Any) -> Any:
     """Return the int64 at an address and add 1 to it, as one atomic operation."""
     return types.int64(types.int64), _change("add", "monotonic")

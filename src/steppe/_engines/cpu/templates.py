@@ -22,6 +22,7 @@ from steppe._engines.cpu.intrinsics import (
     is_published,
     load,
     load_float16,
+    prefer_vectors,
     publish,
     scratch,
     store,
@@ -248,6 +249,11 @@ def _loads(function: str) -> Lines:
         for i, name in enumerate(ARGUMENTS)
         if name in used
     ]
+
+
+def vectors_of(bits: int) -> Lines:
+    """Have the function at hand compiled to vectors of so many bits; 0 leaves it to LLVM."""
+    return [f"prefer_vectors({bits})"] if bits else []
 
 
 def loop_over(lines: Lines) -> Lines:

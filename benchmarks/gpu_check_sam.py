@@ -34,7 +34,7 @@ def sam(device: torch.device, small: bool, save: Save) -> Found:
 
 
 def _timed(direction: str, device: torch.device, small: bool) -> Found:
-    shapes = uniform(3, 5000) if small else MODELS["gpt2"]()
+    shapes = uniform(3, 5000) if small else MODELS["gpt2"].shapes()
     params: list[Tensor] = [*parameters(shapes, device)]
     grads, copies = [p.grad for p in params], [p.detach().clone() for p in params]
     wrapped = _wrapped(direction, params)

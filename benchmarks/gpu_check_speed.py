@@ -5,17 +5,13 @@ training, so that they hold nothing of it; its time is measured on tensors of 64
 """
 
 import gc
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from time import perf_counter
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from gpu_check_sections import Found, Save
-from torch.nn import Parameter
 from torch.optim import Optimizer
 
-import steppe
 from steppe._shared.optimizer_state import state_bytes
 from steppe._shared.statistics import ratio_of_medians
 from steppe.bench import (
@@ -23,9 +19,9 @@ from steppe.bench import (
     Action,
     MeasuredOptimizer,
     find_measured,
+    host_seconds,
     items_stored,
     least_bytes,
-    parameters,
     time_in_turn,
     uniform,
     warm_up,
@@ -36,23 +32,12 @@ MOST_RATIO = 1.02
 LEAST_SHARE = 0.85
 
 
-@dataclass(frozen=True)
-class HalvedWeights(MeasuredOptimizer):
-    """An optimizer whose parameters and gradients are in bfloat16."""
-
-    def build(self, parameters: Iterable[Parameter]) -> Optimizer:
-        """Construct the optimizer over parameters in bfloat16."""
-        return super().build([_in_bfloat16(p) for p in parameters])
-
-
 MEASURED: tuple[MeasuredOptimizer, ...] = (
     find_measured("dualadam"),
     find_measured("dualadam-scale-free"),
     find_measured("dualadam-bf16"),
     find_measured("dualadam-int8"),
-    HalvedWeights(
-        "dualadam-24-bits", steppe.DualAdam, {"param_error": "int8", "state_dtype": "int8"}
-    ),
+    find_measured("dualadam-24bit"),
     find_measured("adamcm-keeping"),
     find_measured("adamcm-replacing"),
 )
@@ -71,7 +56,7 @@ def bandwidth(device: torch.device, small: bool, save: Save) -> Found:
     shapes = uniform(4, 5000) if small else uniform(_count(device), _IN_TENSOR)
     rounds = 3 if small else 15
     copy = Copying(2**16 if small else _COPIED, device)
-    baseline = BASELINE.build(parameters(shapes, device))
+    baseline = BASELINE.build(shapes, device)
     warm_up(baseline)
     (copying,) = device_times([copy], rounds, device)
     speed = copy.moved / float(np.median(copying))
@@ -98,7 +83,7 @@ def _measure(
     rounds: int,
     device: torch.device,
 ) -> Found:
-    optimizer = measured.build(parameters(shapes, device))
+    optimizer = measured.build(shapes, device)
     warm_up(optimizer)
     before = items_stored(optimizer)
     ours, theirs = device_times([optimizer.step, baseline.step], rounds, device)
@@ -138,12 +123,13 @@ def host_time(device: torch.device, small: bool, save: Save) -> Found:
     found: Found = {"tensors": {}}
     for count in (1, 62, 148):
         shapes, line = uniform(count, 64), found["tensors"].setdefault(str(count), {})
-        baseline = BASELINE.build(parameters(shapes, device))
+        baseline = BASELINE.build(shapes, device)
         warm_up(baseline)
         for name in _HOST:
-            optimizer = find_measured(name).build(parameters(shapes, device))
+            optimizer = find_measured(name).build(shapes, device)
             warm_up(optimizer)
-            ours, theirs = _host_times([optimizer.step, baseline.step], rounds, device)
+            steps = [optimizer.step, baseline.step]
+            ours, theirs = time_in_turn(steps, rounds, device, timer=host_seconds)
             ratio = ratio_of_medians(ours, theirs)
             line[name] = {
                 "seconds": float(np.median(ours)),
@@ -175,19 +161,6 @@ def _mark() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
-def _host_times(actions: Sequence[Action], rounds: int, device: torch.device) -> list[list[float]]:
-    """Time actions in turn until they return, each with nothing left to do for the device."""
-    times: list[list[float]] = [[] for _ in actions]
-    for _ in range(rounds):
-        for action, taken in zip(actions, times, strict=True):
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            start = perf_counter()
-            action()
-            taken.append(perf_counter() - start)
-    return times
-
-
 class Copying:
     """A copy so large that the device's caches hold little of it."""
 
@@ -208,10 +181,3 @@ def _count(device: torch.device) -> int:
     free, _ = torch.cuda.mem_get_info(device)
     fitting = int(_SHARE_OF_MEMORY * free - 2 * _COPIED) // (_BYTES_A_NUMBER * _IN_TENSOR)
     return max(1, min(_NUMBERS // _IN_TENSOR, fitting))
-
-
-def _in_bfloat16(parameter: Parameter) -> Parameter:
-    halved = Parameter(parameter.detach().to(torch.bfloat16))
-    assert parameter.grad is not None
-    halved.grad = parameter.grad.to(torch.bfloat16)
-    return halved

@@ -181,7 +181,7 @@ def test_bytes_are_those_that_a_step_moves() -> None:
     assert moved["dualadam"] == 28
     assert moved["adamcm-keeping"] == 32
     assert moved["adamcm-replacing"] == 44
-    assert moved["dualadam-24-bits"] == pytest.approx(6 + 2 + 2 * 2, rel=0.02)
+    assert moved["dualadam-24bit"] == pytest.approx(6 + 2 + 2 * 2, rel=0.02)
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def test_pytorch_optimizers_peers_are_built_by_name() -> None:
         assert type(optimizer).__module__.startswith("pytorch_optimizer.")
 
 
-@pytest.mark.parametrize("name", TIMING_PRESETS.keys() - PEERS.keys())
+@pytest.mark.parametrize("name", sorted(TIMING_PRESETS.keys() - PEERS.keys()))
 def test_the_class_takes_the_options_of_a_preset(name: str) -> None:
     optimizer = find_measured(name.upper()).build([(7,)], CPU)
     assert TIMING_PRESETS[name].options.keys() <= optimizer.defaults.keys()

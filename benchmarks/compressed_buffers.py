@@ -21,22 +21,14 @@ table into docs/critical-momenta.md.
 """
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import cyclopts
 import torch
-from page_blocks import with_block
-from paired_training import Case, TaskName, differences_table, train_pairs
+from paired_training import Case, paired_command
 from torch import Tensor
 
 import steppe
-from steppe._shared.console import refusals
-from steppe._shared.files import write_text
-
-ROOT = Path(__file__).parents[1]
-RESULT = ROOT / "docs" / "results" / "compressed-buffers.json"
-PAGE = ROOT / "docs" / "critical-momenta.md"
 
 BLOCK = 256
 
@@ -113,17 +105,5 @@ CASES = {
 }
 
 
-def main(
-    seeds: int = 40,
-    task: TaskName | None = None,
-    page_only: Annotated[bool, cyclopts.Parameter(negative="")] = False,
-) -> None:
-    """Train what is missing, task after task, and write the table."""
-    with refusals():
-        runs = train_pairs(RESULT, CASES, seeds, task, only_read=page_only)
-    table = differences_table(runs, list(CASES))
-    write_text(PAGE, with_block(PAGE.read_text(), "compressed_buffers", table))
-
-
 if __name__ == "__main__":
-    cyclopts.run(main)
+    cyclopts.run(paired_command("compressed_buffers", "critical-momenta.md", CASES))

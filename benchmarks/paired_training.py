@@ -1,26 +1,31 @@
 """Paired training runs: each seed trains a network once with each case, from the same weights.
 
-Used by ``weights_24_bits.py`` and ``compressed_buffers.py``. Each run takes the batches in the same
-order; the lr is the optimizer's default and falls along a half cosine; nothing is tuned.
+``weights_24_bits.py`` and ``compressed_buffers.py`` run :func:`paired_command` with their cases.
+Each run takes the batches in the same order; the lr is the optimizer's default and falls along a
+half cosine; nothing is tuned.
 """
 
 import json
 import math
-import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
+import cyclopts
 import torch
-from page_blocks import head, row, signed
+from page_blocks import head, row, signed, with_block
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from steppe._shared.console import refusals
+from steppe._shared.devices import processor_name
 from steppe._shared.files import write_text
 from steppe._shared.progress import progress
 from steppe._shared.statistics import interval
 from steppe.compare import LoadedTask, find_task
+
+DOCS = Path(__file__).parents[1] / "docs"
 
 TaskName = Literal["digits", "fashion-mnist"]
 
@@ -35,48 +40,59 @@ class Case(NamedTuple):
     make: Callable[[list[Tensor], int], Optimizer]  # of parameters and the number of steps
 
 
-def train_pairs(
-    result: Path, cases: Mapping[str, Case], seeds: int, task: TaskName | None, *, only_read: bool
-) -> Scores:
-    """Train what is missing in a file, task after task, and write the file as runs end.
+def paired_command(script: str, page: str, cases: Mapping[str, Case]) -> Callable[..., None]:
+    """Return the command of a script, which trains its cases and writes what came out.
+
+    It writes docs/results/<script>.json as runs end, with hyphens in the name, and goes on from it
+    after a kill; then the script's block of a page in docs/.
 
     Parameters
     ----------
-    result
-        The file; after a kill the same call goes on from it.
+    script
+        The script's name.
+    page
+        The page's file name.
     cases
         By their names; the first is what the others are held against.
-    seeds
-        How many; ≥ 2.
-    task
-        None for both.
-    only_read
-        Whether to train nothing.
-
-    Raises
-    ------
-    ValueError
-        There are fewer than two seeds.
     """
-    if seeds < 2:
-        raise ValueError(f"seeds={seeds} is not valid: expected at least 2")
+
+    def main(
+        seeds: int = 40,
+        task: TaskName | None = None,
+        page_only: Annotated[bool, cyclopts.Parameter(negative="")] = False,
+    ) -> None:
+        """Train what is missing, task after task, and write the table."""
+        with refusals():
+            if seeds < 2:
+                raise ValueError(f"seeds={seeds} is not valid: expected at least 2")
+        result, path = DOCS / "results" / f"{script.replace('_', '-')}.json", DOCS / page
+        found = json.loads(result.read_text()) if result.exists() else {"runs": {}}
+        if not page_only:
+            names: list[TaskName] = ["digits", "fashion-mnist"] if task is None else [task]
+            for name in names:
+                _train_missing(name, cases, seeds, found, result)
+        table = differences_table(found["runs"], list(cases))
+        write_text(path, with_block(path.read_text(), script, table))
+
+    return main
+
+
+def _train_missing(
+    name: TaskName, cases: Mapping[str, Case], seeds: int, found: dict[str, Any], result: Path
+) -> None:
+    """Train on a task what is not among what was found, and write the file as runs end."""
     torch.set_num_threads(1)
-    found = json.loads(result.read_text()) if result.exists() else {"runs": {}}
-    names: list[TaskName] = ["digits", "fashion-mnist"] if task is None else [task]
-    for name in [] if only_read else names:
-        loaded = find_task(name).task({"scale": "small"}).load()
-        known = found["runs"].setdefault(name, {})
-        with progress(name, seeds * len(cases)) as advance:
-            for seed in range(seeds):
-                scores = known.setdefault(str(seed), {})
-                for label, case in cases.items():
-                    if label not in scores:
-                        scores[label] = _score(loaded, seed, case)
-                        found |= {"torch": torch.__version__, "processor": platform.machine()}
-                        write_text(result, json.dumps(found, indent=1) + "\n")
-                    advance(1)
-    runs: Scores = found["runs"]
-    return runs
+    loaded = find_task(name).task({"scale": "small"}).load()
+    known = found["runs"].setdefault(name, {})
+    with progress(name, seeds * len(cases)) as advance:
+        for seed in range(seeds):
+            scores = known.setdefault(str(seed), {})
+            for label, case in cases.items():
+                if label not in scores:
+                    scores[label] = _score(loaded, seed, case)
+                    found |= {"torch": torch.__version__, "processor": processor_name()}
+                    write_text(result, json.dumps(found, indent=1) + "\n")
+                advance(1)
 
 
 def differences_table(runs: Scores, cases: list[str]) -> str:

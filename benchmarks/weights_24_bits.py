@@ -11,22 +11,14 @@ Writes docs/results/weights-24-bits.json as runs end, and goes on from it after 
 table into docs/number-formats.md.
 """
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import cyclopts
 import torch
-from page_blocks import with_block
-from paired_training import Case, TaskName, differences_table, train_pairs
+from paired_training import Case, paired_command
 from torch import Tensor
 
 import steppe
-from steppe._shared.console import refusals
-from steppe._shared.files import write_text
-
-ROOT = Path(__file__).parents[1]
-RESULT = ROOT / "docs" / "results" / "weights-24-bits.json"
-PAGE = ROOT / "docs" / "number-formats.md"
 
 
 def _dual_adam(dtype: torch.dtype, **options: Any) -> Case:
@@ -43,17 +35,5 @@ CASES = {
 }
 
 
-def main(
-    seeds: int = 40,
-    task: TaskName | None = None,
-    page_only: Annotated[bool, cyclopts.Parameter(negative="")] = False,
-) -> None:
-    """Train what is missing, task after task, and write the table."""
-    with refusals():
-        runs = train_pairs(RESULT, CASES, seeds, task, only_read=page_only)
-    table = differences_table(runs, list(CASES))
-    write_text(PAGE, with_block(PAGE.read_text(), "weights_24_bits", table))
-
-
 if __name__ == "__main__":
-    cyclopts.run(main)
+    cyclopts.run(paired_command("weights_24_bits", "number-formats.md", CASES))

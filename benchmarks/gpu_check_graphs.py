@@ -1,8 +1,7 @@
 """CUDA graphs and synchronisation: replayed steps, bit for bit, and steps that wait for nothing."""
 
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from gpu_check_parity import FORMATS
 from gpu_check_sections import Found, Save
 from torch import Tensor
 
+from helpers.no_synchronisation import no_synchronisation
 from helpers.optimizer_configs import (
     REPRESENTATIVE,
     Config,
@@ -82,7 +82,7 @@ def synchronises(config: Config, form: str, device: torch.device) -> str | None:
         refill(params, _WARM_UP)
         # As a schedule does: the options are sent anew.
         optimizer.param_groups[0]["lr"] *= 0.5
-        with _refusing_to_wait(device):
+        with no_synchronisation() if device.type == "cuda" else nullcontext():
             optimizer.step()
     return None
 
@@ -131,21 +131,6 @@ def _beside(device: torch.device) -> Iterator[None]:
     torch.cuda.current_stream().wait_stream(stream)
 
 
-@contextmanager
-def _refusing_to_wait(device: torch.device) -> Iterator[None]:
-    if device.type != "cuda":
-        yield
-        return
-    with warnings.catch_warnings():
-        # Of the mode about itself, that it is a prototype.
-        warnings.simplefilter("ignore")
-        torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
 def _make(config: Config, form: str, params: list[Tensor], **more: Any) -> torch.optim.Optimizer:
     # The CPU's engine takes no step that could be captured: plain torch stands in for it.
     fused = True if params[0].is_cuda else None
@@ -155,5 +140,5 @@ def _make(config: Config, form: str, params: list[Tensor], **more: Any) -> torch
 
 
 def _leaves(form: str, device: torch.device) -> list[Tensor]:
-    found = parameters(FORMATS[form].dtype, SHAPES)
-    return [p.detach().to(device).requires_grad_() for p in found]
+    found: list[Tensor] = parameters(FORMATS[form].dtype, SHAPES, device=device)
+    return found

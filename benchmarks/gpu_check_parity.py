@@ -86,7 +86,7 @@ def compare(config: int, form: str, device: torch.device) -> Found:
 
 def _compare(config: int, form: str, device: torch.device) -> Found:
     (dtype, options), make = FORMATS[form], CONFIGS[config]
-    ours, theirs = (_leaves(dtype, device) for _ in range(2))
+    ours, theirs = (parameters(dtype, SHAPES, device=device) for _ in range(2))
     fused = make(ours, fused=True, **options)
     eager = make(theirs, fused=False, **options)
     units: dict[str, float] = {"wide": 0.0, "narrow": 0.0}
@@ -157,10 +157,6 @@ def _objection(result: Found) -> str | None:
     if result["turned"] > MOST_TURNED:
         return f"{100 * result['turned']:.2g} % of narrow numbers differ, at most 1 %"
     return None
-
-
-def _leaves(dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-    return [p.detach().to(device).requires_grad_() for p in parameters(dtype, SHAPES)]
 
 
 def _results(

@@ -75,7 +75,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 def leaves(dtype: torch.dtype, shapes: list[tuple[int, ...]]) -> list[Tensor]:
-    return [p.detach().to(DEVICE).requires_grad_() for p in parameters(dtype, shapes)]
+    return parameters(dtype, shapes, device=DEVICE)
 
 
 class Pair:

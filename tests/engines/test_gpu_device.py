@@ -1,8 +1,5 @@
 """The Triton engine on a GPU: launches, synchronisation, CUDA graphs. Parity is test_gpu.py's."""
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -11,6 +8,7 @@ from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from helpers.no_synchronisation import no_synchronisation
 from helpers.optimizer_configs import Config, equal, parameters, set_gradients, train, values
 
 pytest.importorskip("triton")
@@ -32,19 +30,7 @@ WEIGHTS_OF_24_BITS = Config("AdamCM", {"param_error": "int8", "state_dtype": "in
 def leaves(
     shapes: list[tuple[int, ...]] = SHAPES, dtype: torch.dtype = torch.float32
 ) -> list[Tensor]:
-    return [p.detach().cuda().requires_grad_() for p in parameters(dtype, shapes)]
-
-
-@contextmanager
-def no_synchronisation() -> Iterator[None]:
-    with warnings.catch_warnings():
-        # Of the mode about itself, that it is a prototype.
-        warnings.simplefilter("ignore")
-        torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    return parameters(dtype, shapes, device="cuda")
 
 
 def kernels(optimizer: torch.optim.Optimizer) -> list[str]:

@@ -90,12 +90,15 @@ SHAPES = [(3, 4), (5,), (), (2, 3, 2)]
 
 
 def parameters(
-    dtype: torch.dtype = torch.float64, shapes: list[tuple[int, ...]] = SHAPES, seed: int = 0
+    dtype: torch.dtype = torch.float64,
+    shapes: list[tuple[int, ...]] = SHAPES,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> list[Tensor]:
-    """Leaf parameters drawn from a fixed seed."""
+    """Leaf parameters drawn from a fixed seed, the same on each device."""
     generator = torch.Generator().manual_seed(seed)
     values = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
-    return [value.to(dtype).requires_grad_() for value in values]
+    return [value.to(dtype).to(device).requires_grad_() for value in values]
 
 
 def set_gradients(params: list[Tensor], t: int) -> None:

@@ -44,7 +44,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 
 def on(device: torch.device, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    return [p.detach().to(device).requires_grad_() for p in parameters(dtype)]
+    return parameters(dtype, device=device)
 
 
 def follow(optimizer: Optimizer, params: list[Tensor], steps: range) -> list[list[Tensor]]:

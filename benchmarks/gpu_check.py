@@ -28,7 +28,7 @@ import cyclopts
 import torch
 from cells import check_same
 from gpu_check_page import PAGE, RESULT, rewritten
-from gpu_check_sections import SECTIONS, Section
+from gpu_check_sections import SECTIONS, Section, problems
 
 from steppe._shared.console import make_console, refusals
 from steppe._shared.files import write_text
@@ -116,7 +116,7 @@ def summary(sections: Mapping[str, Mapping[str, Any]]) -> TextTable:
     for heading in ("status", "seconds", "what is not as it should be"):
         table.add_column(heading)
     for name, each in sections.items():
-        wrong = [*each["found"].get("missed", []), *each.get("error", "").splitlines()[-1:]]
+        wrong = problems(each)
         more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         said = f"{shortened(wrong[0], 200)}{more}" if wrong else ""
         table.add_row(name, each["status"], f"{each['seconds']:.0f}", said)

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import torch
 from gpu_check_sections import Found, Save
 
+from steppe._shared.devices import hardware_name
 from steppe._shared.source_hash import steppe_source
 from steppe.compare import read_study
 
@@ -23,18 +24,16 @@ _PACKAGES = ("torch", "triton", "numpy", "numba")
 def machine(device: torch.device, small: bool, save: Save) -> Found:
     """Name the device, the versions and the code."""
     found: Found = {
-        "device": platform.machine(),
+        "device": hardware_name(device),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _PACKAGES},
         "commit": _printed("git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"),
         "source": steppe_source(),
     }
     if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
         found |= {
-            "device": properties.name,
             "capability": ".".join(map(str, torch.cuda.get_device_capability(device))),
-            "memory_bytes": properties.total_memory,
+            "memory_bytes": torch.cuda.get_device_properties(device).total_memory,
             "cuda": torch.version.cuda,
             "driver": _printed(
                 "nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gpu_check_sections import SECTIONS, Found
+from gpu_check_sections import SECTIONS, Found, problems
 from page_blocks import head, row, with_block
 
 from steppe._shared.files import write_text
@@ -62,9 +62,8 @@ def _answers(sections: Mapping[str, Any]) -> str:
 def _answer(section: Mapping[str, Any] | None) -> str:
     if section is None:
         return "**not run**"
-    found = section["found"]
-    wrong = [*found.get("missed", []), *section.get("error", "").splitlines()[-1:]]
-    said = "; ".join([section["status"], *_counts(found), *wrong]).replace("|", "\\|")
+    answers = [section["status"], *_counts(section["found"]), *problems(section)]
+    said = "; ".join(answers).replace("|", "\\|")
     return f"**{said}**" if section["status"] != "passed" else said
 
 

@@ -7,7 +7,7 @@ its cases, so that one that is stopped has lost nothing that it had finished.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -77,6 +77,11 @@ SECTIONS = {
         "Does a study in half precision end?", "gpu_check_commands:study", 50
     ),
 }  # fmt: skip
+
+
+def problems(section: Mapping[str, Any]) -> list[str]:
+    """Return what is not as it should be in a section that has run, and how it failed."""
+    return [*section["found"].get("missed", []), *section.get("error", "").splitlines()[-1:]]
 
 
 def main(

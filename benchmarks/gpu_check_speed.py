@@ -17,11 +17,12 @@ from steppe._shared.statistics import ratio_of_medians
 from steppe.bench import (
     BASELINE,
     Action,
+    Copy,
     MeasuredOptimizer,
     find_measured,
-    host_seconds,
     items_stored,
     least_bytes,
+    measure,
     time_in_turn,
     uniform,
     warm_up,
@@ -30,7 +31,6 @@ from steppe.bench import (
 #: Of DualAdam in float32.
 MOST_RATIO = 1.02
 LEAST_SHARE = 0.85
-
 
 MEASURED: tuple[MeasuredOptimizer, ...] = (
     find_measured("dualadam"),
@@ -48,6 +48,7 @@ _NUMBERS, _IN_TENSOR = 1_000_000_000, 8_000_000
 # AdamCM's parameters, gradients and state, and AdamW's beside them.
 _BYTES_A_NUMBER = 40 + 16
 _SHARE_OF_MEMORY = 0.8
+# So much that the device's caches hold little of it.
 _COPIED = 2**30
 
 
@@ -55,7 +56,7 @@ def bandwidth(device: torch.device, small: bool, save: Save) -> Found:
     """Time a step over 1 G parameters, or as many as fit, beside AdamW(fused=True) and a copy."""
     shapes = uniform(4, 5000) if small else uniform(_count(device), _IN_TENSOR)
     rounds = 3 if small else 15
-    copy = Copying(2**16 if small else _COPIED, device)
+    copy = Copy(device, 2**16 if small else _COPIED)
     baseline = BASELINE.build(shapes, device)
     warm_up(baseline)
     (copying,) = device_times([copy], rounds, device)
@@ -119,22 +120,17 @@ def _missed(step: Found) -> list[str]:
 
 def host_time(device: torch.device, small: bool, save: Save) -> Found:
     """Time what the host does for a step over few and many small tensors, in AdamW's units."""
-    rounds = 5 if small else 200
+    steps = 1 if small else 10
     found: Found = {"tensors": {}}
     for count in (1, 62, 148):
-        shapes, line = uniform(count, 64), found["tensors"].setdefault(str(count), {})
-        baseline = BASELINE.build(shapes, device)
-        warm_up(baseline)
+        line = found["tensors"].setdefault(str(count), {})
         for name in _HOST:
-            optimizer = find_measured(name).build(shapes, device)
-            warm_up(optimizer)
-            steps = [optimizer.step, baseline.step]
-            ours, theirs = time_in_turn(steps, rounds, device, timer=host_seconds)
-            ratio = ratio_of_medians(ours, theirs)
+            measured = find_measured(name)
+            one = measure(str(count), uniform(count, 64), measured, steps, device, host=True)
             line[name] = {
-                "seconds": float(np.median(ours)),
-                "adamw_seconds": float(np.median(theirs)),
-                "ratio": [ratio.value, ratio.low, ratio.high],
+                "seconds": one.seconds,
+                "adamw_seconds": one.baseline_seconds,
+                "ratio": [*one.ratio],
             }
         save(found)
     return found
@@ -159,19 +155,6 @@ def device_times(actions: Sequence[Action], rounds: int, device: torch.device) -
 
 def _mark() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-
-
-class Copying:
-    """A copy so large that the device's caches hold little of it."""
-
-    def __init__(self, size: int, device: torch.device) -> None:
-        self.moved = 2 * size
-        self._source = torch.ones(size // 4, dtype=torch.float32, device=device)
-        self._target = torch.zeros_like(self._source)
-
-    def __call__(self) -> None:
-        """Copy once."""
-        self._target.copy_(self._source)
 
 
 def _count(device: torch.device) -> int:

@@ -11,8 +11,7 @@ is first used, as ``import steppe`` needs nothing of it.
 - Models as tensor shapes: :data:`MODELS`, :class:`Model`, :func:`check_models`, :func:`uniform`,
   :func:`parameters`, :func:`warm_up`.
 - What a step moves: :func:`least_bytes`, :func:`items_stored`.
-- Time and memory of anything: :func:`time_in_turn`, :func:`host_seconds`, :class:`Copy`,
-  :func:`peak_extra`.
+- Time and memory of anything: :func:`time_in_turn`, :class:`Copy`, :func:`peak_extra`.
 - The command of ``steppe``: :func:`bench_command`.
 """
 
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
     from steppe.bench.shapes import check_models as check_models
     from steppe.bench.shapes import uniform as uniform
     from steppe.bench.timing import Action as Action
-    from steppe.bench.timing import host_seconds as host_seconds
     from steppe.bench.timing import time_in_turn as time_in_turn
     from steppe.bench.traffic import items_stored as items_stored
     from steppe.bench.traffic import least_bytes as least_bytes
@@ -68,7 +66,6 @@ __all__ = [
     "disturbed",
     "execute",
     "find_measured",
-    "host_seconds",
     "items_stored",
     "least_bytes",
     "measure",

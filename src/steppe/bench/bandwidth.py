@@ -14,17 +14,20 @@ class Copy:
     ----------
     device : torch.device
         The device whose memory is copied.
+    size : int, default 2²⁸
+        Bytes that are copied.
 
     Attributes
     ----------
     moved : int
-        Bytes read and written by one copy.
+        Bytes read and written by one copy; of the class, by one of the default size.
     """
 
     moved = 2 * _SIZE
 
-    def __init__(self, device: torch.device) -> None:
-        self._source = torch.ones(_SIZE // 4, dtype=torch.float32, device=device)
+    def __init__(self, device: torch.device, size: int = _SIZE) -> None:
+        self.moved = 2 * size
+        self._source = torch.ones(size // 4, dtype=torch.float32, device=device)
         self._target = torch.zeros_like(self._source)
 
     def __call__(self) -> None:

@@ -1,11 +1,10 @@
-"""Write what training costs on many devices into docs/scaling.md, as ``footprint`` counts it.
+"""Write what training costs into pages of docs/, as ``footprint`` counts it.
 
-And into docs/critical-momenta.md what buffers of given capacity cost on one device. The blocks
-between ``<!-- benchmarks/footprint.py -->`` and ``<!-- end -->`` is what this prints: the
-state of every optimizer in every format for models of the shapes of Llama 3.2 1B and Llama 3.1 8B
-and 70B, and what each device sends. Nothing is allocated. Run ``python benchmarks/footprint.py``
-after the state or the messages of an optimizer have changed; with ``--check`` it only says whether
-the page is true.
+Into docs/scaling.md the state of every optimizer in every format for models of the shapes of Llama
+3.2 1B and Llama 3.1 8B and 70B on many devices, and what each device sends; into
+docs/critical-momenta.md what buffers of given capacity cost on one device. Nothing is allocated.
+Run ``python benchmarks/footprint.py`` after the state or the messages of an optimizer have changed;
+with ``--check`` it only says whether the pages are true.
 """
 
 import sys

@@ -19,7 +19,7 @@ from steppe._engines.base.number_formats import BLOCK
 from steppe._engines.cpu.compile_cache import Native, digest_of, kernel_of
 from steppe._engines.cpu.kernel_files import kernel_directory, read_kernel, write_kernel
 from steppe._engines.cpu.operands import TABLE_SCOPE, Operand, format_definitions
-from steppe._engines.cpu.templates import header, vectors_of
+from steppe._engines.cpu.templates import header, indented, vectors_of
 from steppe._shared.array_address import address_of
 
 # Wide vectors are taken where they save at least that share of the time: more than times scatter.
@@ -28,35 +28,7 @@ _LEAST_GAIN = 0.1
 # Blocks of numbers that stay in a core's first cache, and passes over them: under a millisecond.
 _PASSES, _REPEATS = 1000, 20
 
-# As kernels do with 8-bit state: unpack a block, compute with it, pack it.
 _CODES = Operand("codes", "signed8", 0, "")
-_PROBE = (
-    header("What is measured to choose the width of vectors")
-    + "\n"
-    + format_definitions([_CODES])
-    + f"""
-
-@njit(error_model="numpy")
-def probe_block(codes, codes_staged, codes_scale):
-    {{vectors}}
-    codes_inverse, codes_noise = float32(1.0), uint32(0)
-    for i in range({BLOCK}):
-        {_CODES.unpack()[0]}
-    for i in range({BLOCK}):
-        x = {_CODES.load_unpacked()}
-        {_CODES.store("x / (sqrt(x * x + float32(1.0)) + float32(1.0))")[0]}
-    for i in range({BLOCK}):
-        {_CODES.pack()[0]}
-
-
-@cfunc(void(int64))
-def probe(arguments):
-    codes = load(arguments, 0, int64, {TABLE_SCOPE})
-    codes_staged = scratch({4 * BLOCK})
-    for turn in range({_PASSES}):
-        probe_block(codes, codes_staged, float32(2.0))
-"""
-)
 
 
 @cache
@@ -104,4 +76,28 @@ def _seconds(kernel: Native) -> float:
 
 
 def _source(bits: int) -> str:
-    return _PROBE.format(vectors="\n".join(vectors_of(bits)) or "pass")
+    """Do as kernels do with 8-bit state: unpack a block, compute with it, pack it."""
+    vectors = "\n".join(indented(vectors_of(bits)))
+    return f"""{header("What is measured to choose the width of vectors")}
+{format_definitions([_CODES])}
+
+@njit(error_model="numpy")
+def probe_block(codes, codes_staged, codes_scale):
+{vectors}
+    codes_inverse, codes_noise = float32(1.0), uint32(0)
+    for i in range({BLOCK}):
+        {_CODES.unpack()[0]}
+    for i in range({BLOCK}):
+        x = {_CODES.load_unpacked()}
+        {_CODES.store("x / (sqrt(x * x + float32(1.0)) + float32(1.0))")[0]}
+    for i in range({BLOCK}):
+        {_CODES.pack()[0]}
+
+
+@cfunc(void(int64))
+def probe(arguments):
+    codes = load(arguments, 0, int64, {TABLE_SCOPE})
+    codes_staged = scratch({4 * BLOCK})
+    for turn in range({_PASSES}):
+        probe_block(codes, codes_staged, float32(2.0))
+"""

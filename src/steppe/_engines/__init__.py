@@ -7,8 +7,8 @@ meant for users. A :class:`Method` says what is computed, a :class:`ParamBatch` 
 
 from steppe._engines.base.batch import EngineRequest, ParamBatch, batches_of
 from steppe._engines.base.bind import bind
-from steppe._engines.base.cache_chunks import cache_chunks
-from steppe._engines.base.memory_layout import is_traced, memory_objection
+from steppe._engines.base.cache_chunks import PIECE, cache_chunks
+from steppe._engines.base.memory_layout import is_plain, is_traced, memory_objection, share_memory
 from steppe._engines.base.method import (
     BIRTHS,
     KEYS,
@@ -30,6 +30,7 @@ from steppe._engines.base.number_formats import (
     PARAM_ERROR,
     SMALL,
     SQUARES,
+    accumulator,
     block_count,
     scale_name,
     takes_error,
@@ -60,6 +61,7 @@ from steppe._engines.eager.codecs import (
     widened,
 )
 from steppe._engines.eager.gaussian import standard_normal
+from steppe._engines.usual_tensors import are_usual
 
 __all__ = [
     "BIRTHS",
@@ -69,6 +71,7 @@ __all__ = [
     "MEAN",
     "NEVER_PARAM_SHAPED",
     "PARAM_ERROR",
+    "PIECE",
     "REPLACEMENTS",
     "RESUM_EVERY",
     "SLOT_SUM",
@@ -86,7 +89,9 @@ __all__ = [
     "Plan",
     "ShardGroup",
     "State",
+    "accumulator",
     "agreed_number",
+    "are_usual",
     "batches_of",
     "bind",
     "block_count",
@@ -95,6 +100,7 @@ __all__ = [
     "check_memory",
     "choose",
     "is_member",
+    "is_plain",
     "is_sharded",
     "is_traced",
     "joint_norm",
@@ -113,6 +119,7 @@ __all__ = [
     "scale_layout_of",
     "scale_name",
     "shard_group_of",
+    "share_memory",
     "slot_name",
     "slot_sum",
     "standard_normal",

@@ -4,8 +4,7 @@
 """
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -13,19 +12,20 @@ from torch import Tensor
 
 from steppe import rules
 from steppe._engines import (
-    Group,
     LocalShard,
-    ShardGroup,
+    accumulator,
     cache_chunks,
     joint_norm,
-    local_param_and_grad,
     local_shard_of,
-    shard_group_of,
     standard_normal,
     whole_sum,
     widened,
 )
+from steppe.optim._sam_batches import Kind, Member, Members, cut, flat, side_by_side, write
 from steppe.optim._sam_passes import Moves
+
+# Copies parameters, given beside what this process holds of them; returns the elements.
+_Save = Callable[[list[Tensor], list[Tensor]], Tensor]
 
 #: Where ρ is not given, by direction and metric.
 DEFAULT_RHO = {
@@ -41,37 +41,12 @@ DEFAULT_RHO = {
 }
 
 
-class Member(NamedTuple):
-    """A parameter that moves.
-
-    Attributes
-    ----------
-    param, group
-        The parameter, and its group's options.
-    along
-        What e goes along: the gradient or the base's momentum; None at random.
-    sign
-        Of e along it.
-    preconditioner
-        What the base multiplies momenta by; None where the metric has no use for it, or the base
-        none yet.
-
-    The tensors beside the parameter are this process's parts of them, as real numbers.
-    """
-
-    param: Tensor
-    group: Group
-    along: Tensor | None = None
-    sign: int = 1
-    preconditioner: Tensor | None = None
-
-
 def rho_name(options: dict[str, Any]) -> str:
     """Name of ρ among the options: ``torch.optim.Adadelta`` has a rho of its own."""
     return "sam_rho" if "sam_rho" in options else "rho"
 
 
-def perturb_along(members: Iterable[Member], save: Callable[[Tensor], None]) -> Moves:
+def perturb_along(members: Members, save: _Save) -> Moves:
     """Move every parameter to p + ρ·s²d/‖s·d‖, after ``save`` has been called with it.
 
     d is the member's ``along``, times its sign. s is 1; of ``adaptive`` groups |p|; of
@@ -80,110 +55,160 @@ def perturb_along(members: Iterable[Member], save: Callable[[Tensor], None]) -> 
 
     Returns
     -------
-    For each parameter the L2 norm of its part of e here, on its device, and the processes with the
-    other parts; empty if the norm is a number here, and not finite.
+    For each batch of parameters the L2 norm of its part of e here, on its device, and the processes
+    with the other parts; empty if the norm is a number here, and not finite.
     """
-    parts = [(member.param, _Part.of(member)) for member in members]
-    norm = joint_norm((part.length, part.shard_group) for _, part in parts) + 1e-12
+    groups = [(group, _batches(group)) for group in side_by_side(members)]
+    lengths = {id(batch): batch.length() for _, batches in groups for batch in batches}
+    norm = 1e-12 + joint_norm(
+        (lengths[id(batch)], batch.kind.shard_group) for _, batches in groups for batch in batches
+    )
     if isinstance(norm, float) and not math.isfinite(norm):
         return []
     moves: Moves = []
-    for param, part in parts:
-        save(param)
-        moves.append((part.move(norm), part.shard_group))
+    for group, batches in groups:
+        starts = _saved(group, save).split([batch.numel for batch in batches])
+        for batch, start in zip(batches, starts, strict=True):
+            moves.append((batch.move(start, norm, lengths[id(batch)]), batch.kind.shard_group))
     return moves
 
 
-def perturb_randomly(
-    members: Iterable[Member], save: Callable[[Tensor], None], seed: int, step: int
-) -> Moves:
+def perturb_randomly(members: Members, save: _Save, seed: int, step: int) -> Moves:
     """Move every parameter to p + ρ·std(p)·ξ, of ``adaptive`` groups p + ρ·p·ξ, ξ normal.
 
     std is that of the whole tensor's elements, all shards of it, 0 for a single one. ξ is that of
     the seed, the parameter's number and the step, and of nothing else.
     """
     moves: Moves = []
-    for number, member in enumerate(members):
-        p = _local(member.param)
-        shard, start = local_shard_of(member.param), widened(p)
-        save(member.param)
-        drawn = standard_normal(start, shard, seed, number, step).to(start.dtype)
-        size = start if member.group["metric"] == "adaptive" else _deviation(start, shard)
-        direction = drawn * size
-        rho = member.group[rho_name(member.group)]
-        p.copy_(rules.sam_perturbed(start, direction, rho))
-        moves.append((torch.linalg.vector_norm(direction) * rho, shard.shard_group))
+    for group in side_by_side(members):
+        batches = cut(group)
+        sizes = [sum(member.part.numel() for member in batch) for batch in batches]
+        starts = _saved(group, save).split(sizes)
+        for batch, saved in zip(batches, starts, strict=True):
+            start, kind = widened(saved), batch[0].kind
+            shards = [local_shard_of(member.param) for member in batch]
+            parts, numbers = [x.part for x in batch], [x.number for x in batch]
+            drawn = standard_normal(parts, shards, seed, numbers, step).to(start.dtype)
+            size = start if kind.is_adaptive else _deviations(parts, shards)
+            direction = drawn * size
+            write(rules.sam_perturbed(start, direction, kind.rho).to(saved.dtype), parts)
+            moves.append((torch.linalg.vector_norm(direction) * kind.rho, kind.shard_group))
     return moves
 
 
-def _local(param: Tensor) -> Tensor:
-    return local_param_and_grad(param, param)[0]
+def _saved(group: list[Member], save: _Save) -> Tensor:
+    return save([member.param for member in group], [member.part for member in group])
 
 
-def _deviation(start: Tensor, shard: LocalShard) -> Tensor:
-    """Return the standard deviation of all elements of a tensor."""
-    mean = whole_sum(start, shard) / max(shard.numel, 1)
-    squares = whole_sum((start - mean.to(start.dtype)).square(), shard)
-    return (squares / max(shard.numel, 1)).sqrt().to(start.dtype)
+def _deviations(parts: list[Tensor], shards: list[LocalShard]) -> Tensor:
+    """Return for each element the standard deviation of all elements of its tensor."""
+    starts = [*map(widened, parts)]
+    dtype, device = starts[0].dtype, starts[0].device
+    counts = torch.tensor([max(shard.numel, 1) for shard in shards], device=device)
+
+    def means(tensors: list[Tensor]) -> Tensor:
+        return torch.stack([*map(whole_sum, tensors, shards)]) / counts
+
+    centred = torch._foreach_sub(starts, [*means(starts).to(dtype).unbind()])
+    squares = means([*torch._foreach_mul(centred, centred)])
+    sizes = torch.tensor([part.numel() for part in parts], device=device)
+    return squares.sqrt().to(dtype).repeat_interleave(sizes)
 
 
-@dataclass
-class _Part:
-    """What this process holds of a parameter, of d and of the metric, as real numbers."""
+class _Batch(NamedTuple):
+    """Parts of parameters that move together, or a piece of one, as if they were one tensor.
 
-    param: Tensor
-    along: Tensor
-    root: Tensor | None
-    is_adaptive: bool
-    rho: float
-    shard_group: ShardGroup | None
+    Attributes
+    ----------
+    parts, along, preconditioners
+        Of the parameters, of d, and of the preconditioner or none, as real numbers.
+    kind
+        The members'.
+    """
 
-    @classmethod
-    def of(cls, member: Member) -> "_Part":
-        group, root = member.group, None
-        if member.preconditioner is not None:
-            root = widened(member.preconditioner).sqrt()
-        assert member.along is not None
-        return cls(
-            _local(member.param),
-            member.along,
-            root,
-            group["metric"] == "adaptive",
-            group[rho_name(group)] * member.sign,
-            shard_group_of(member.param),
-        )
+    parts: list[Tensor]
+    along: list[Tensor]
+    preconditioners: list[Tensor]
+    kind: Kind
 
     @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return sum(part.numel() for part in self.parts)
+
+    def _root(self) -> Tensor:
+        return widened(flat(self.preconditioners)).sqrt()
+
     def length(self) -> Tensor:
-        """The tensor s·d whose norm is taken."""
-        s = self.param if self.is_adaptive else self.root
-        if s is None:
-            return self.along
-        scaled: Tensor = rules.metric_length(widened(s), widened(self.along))
-        return scaled
+        """Return the norm of s·d."""
+        along = flat(self.along)
+        if self.kind.is_adaptive:
+            along = rules.metric_length(widened(flat(self.parts)), widened(along))
+        elif self.kind.is_conditioned:
+            along = rules.metric_length(self._root(), widened(along))
+        return torch.linalg.vector_norm(along, dtype=accumulator(along.device))
 
-    def move(self, norm: Tensor | float) -> Tensor:
-        """Add e to the parameter, given the norm of all lengths; return the norm of e."""
-        scale = self.rho / norm
-        tensors = [self.param, self.along, *([] if self.root is None else [self.root])]
-        lengths = []
-        for p, d, *root in cache_chunks(*tensors):
-            start, direction = widened(p), widened(d)
-            if self.is_adaptive or root:
-                direction = rules.metric_direction(root[0] if root else start, direction)
-            lengths.append(torch.linalg.vector_norm(direction))
-            p.copy_(_where_finite(scale, start, direction))
-        length = torch.linalg.vector_norm(torch.stack(lengths))
-        length *= abs(scale) if isinstance(scale, float) else scale.abs().to(length.device)
+    def move(self, saved: Tensor, norm: Tensor | float, length: Tensor) -> Tensor:
+        """Add e to the parameters, given their copy and the norm of all; return the norm of e."""
+        scale, start, direction = self.kind.rho / norm, widened(saved), widened(flat(self.along))
+        if self.kind.is_adaptive or self.kind.is_conditioned:
+            s = start if self.kind.is_adaptive else self._root()
+            direction = rules.metric_direction(s, direction)
+            length = torch.linalg.vector_norm(direction)
+        if isinstance(scale, float):
+            size = abs(scale)
+            self._move_by(scale, start, direction)
+        else:
+            size = scale.abs().to(length.device)
+            write(_where_finite(scale, start, direction).to(saved.dtype), self.parts)
         # What a norm that is not finite has not moved counts as zero.
-        return torch.nan_to_num(length, nan=0.0, posinf=0.0, neginf=0.0)
+        return torch.nan_to_num(length * size, nan=0.0, posinf=0.0, neginf=0.0)
+
+    def _move_by(self, scale: float, start: Tensor, direction: Tensor) -> None:
+        part = self.parts[0]
+        if len(self.parts) == 1 and part.is_contiguous():
+            rules.sam_perturbed(start, _Scaled(direction, part.view(-1)), scale)
+            return
+        moved: Tensor = rules.sam_perturbed(start, _Scaled(direction), scale)
+        write(moved.to(part.dtype), self.parts)
 
 
-def _where_finite(scale: Tensor | float, start: Tensor, direction: Tensor) -> Tensor:
-    if isinstance(scale, float):
-        moved: Tensor = rules.sam_perturbed(start, direction, scale)
-        return moved
-    # Reading the norm back from an accelerator would wait for it, so the device itself decides.
+class _Scaled:
+    """A direction that is multiplied by a number and added to a tensor in one pass.
+
+    Two passes and a third one that writes take twice as long.
+    """
+
+    def __init__(self, direction: Tensor, out: Tensor | None = None, scale: float = 1.0) -> None:
+        self._direction, self._out, self._scale = direction, out, scale
+
+    def __mul__(self, scale: float) -> "_Scaled":
+        return _Scaled(self._direction, self._out, self._scale * scale)
+
+    def __radd__(self, start: Tensor) -> Tensor:
+        return torch.add(start, self._direction, alpha=self._scale, out=self._out)
+
+
+def _batches(group: list[Member]) -> list[_Batch]:
+    found = []
+    for members in cut(group):
+        kind = members[0].kind
+        parts = [member.part for member in members]
+        along = [member.along for member in members if member.along is not None]
+        roots = [x.preconditioner for x in members if x.preconditioner is not None]
+        if len(members) > 1:
+            found.append(_Batch(parts, along, roots, kind))
+            continue
+        for part, d, *root in cache_chunks(*parts, *along, *roots):
+            found.append(_Batch([part], [d], root, kind))
+    return found
+
+
+def _where_finite(scale: Tensor, start: Tensor, direction: Tensor) -> Tensor:
+    """Return p + e, or p where the scale is not finite or zero.
+
+    Reading the norm back from an accelerator would wait for it, so the device itself decides.
+    """
     scale = scale.to(start.device)
     moved = rules.sam_perturbed(start, direction, scale.to(start.dtype))
     return torch.where(scale.isfinite() & (scale != 0), moved, start)

@@ -5,12 +5,13 @@ Both are copied before the ascent; ``_sam_perturbing.py`` says when to copy and 
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import compress
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
-from steppe._engines import local_part
+from steppe._engines import is_plain, local_part
 from steppe.optim._module_buffers import ModuleBuffers
 
 
@@ -23,6 +24,7 @@ class RestorePoint:
     def __init__(self, module: Module | None) -> None:
         self._buffers = ModuleBuffers(module)
         self._undo: list[Callable[[], object]] = []
+        self._kept: dict[torch.dtype, Tensor] = {}
 
     @property
     def is_set(self) -> bool:
@@ -33,9 +35,49 @@ class RestorePoint:
         """Copy the buffers of all modules in training that hold one of the parameters."""
         self._undo.extend(self._buffers.save(params))
 
-    def save_param(self, param: Tensor) -> None:
-        """Copy a parameter; of a sharded one, this process's part."""
-        self._undo.append(partial(_write_back, param, local_part(param).clone()))
+    def save_params(self, params: list[Tensor], parts: list[Tensor]) -> Tensor:
+        """Copy parameters of one number format on one device, one behind the other.
+
+        Parameters
+        ----------
+        params
+            The parameters.
+        parts
+            What this process holds of each, as real numbers.
+
+        Returns
+        -------
+        Their elements in one dimension.
+        """
+        sizes = [part.numel() for part in parts]
+        copy = self._memory(parts[0], sum(sizes))
+        copies = [*map(Tensor.view_as, copy.split(sizes), parts)]
+        torch._foreach_copy_(copies, parts)
+        originals = [
+            torch.view_as_complex(each) if param.is_complex() else each
+            for param, each in zip(params, copies, strict=True)
+        ]
+        self._undo.append(partial(self._write_back, params, originals, copy))
+        return copy
+
+    def _memory(self, like: Tensor, count: int) -> Tensor:
+        kept = self._kept.pop(like.dtype, None) if _is_kept(like) else None
+        if kept is None or kept.numel() != count or kept.is_inference():
+            return like.new_empty(count)
+        return kept
+
+    def _write_back(self, params: list[Tensor], originals: list[Tensor], copy: Tensor) -> None:
+        parts = [*map(local_part, params)]
+        fit = [x.shape == y.shape for x, y in zip(parts, originals, strict=True)]
+        _copy([*compress(parts, fit)], [*compress(originals, fit)])
+        if not all(fit):
+            part, original = parts[fit.index(False)], originals[fit.index(False)]
+            raise RuntimeError(
+                f"a parameter of shape {tuple(original.shape)} has {tuple(part.shape)} in SAM's "
+                "second pass: SAM cannot put it back; prune or exchange parameters between steps"
+            )
+        if _is_kept(copy):
+            self._kept[copy.dtype] = copy
 
     def restore(self) -> None:
         """Write everything back; nothing happens if nothing is saved."""
@@ -50,11 +92,20 @@ class RestorePoint:
         torch.clear_autocast_cache()
 
 
-def _write_back(param: Tensor, original: Tensor) -> None:
-    part = local_part(param)
-    if part.shape != original.shape:
-        raise RuntimeError(
-            f"a parameter of shape {tuple(original.shape)} has {tuple(part.shape)} in SAM's second "
-            "pass: SAM cannot put it back; prune or exchange parameters between steps"
-        )
-    part.copy_(original)
+def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
+    is_lazy = any(map(Tensor.is_conj, targets)) or any(map(Tensor.is_neg, targets))
+    if targets and not is_lazy:
+        torch._foreach_copy_(targets, sources)
+        return
+    # Operations on lists do not turn the signs of views.
+    for target, source in zip(targets, sources, strict=True):
+        target.copy_(source)
+
+
+def _is_kept(tensor: Tensor) -> bool:
+    """Whether memory for copies is kept from step to step.
+
+    That of CPUs is: what is freed and handed out anew, page by page, takes three times as long to
+    write. Of accelerators torch keeps it, and others may have it meanwhile.
+    """
+    return tensor.device.type == "cpu" and is_plain(tensor)

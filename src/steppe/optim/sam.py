@@ -113,7 +113,8 @@ class SAM(CheckpointedSAM):
     ``metric`` among the options: schedulers act on both, and ``state_dict`` is complete. SAM has
     no state of its own but the number of steps and of ascents, and at random a seed, which is that
     of torch's generator when it is first needed. Around a pass it holds a copy of the parameters,
-    and around the second of two one of module buffers.
+    and around the second of two one of module buffers. On CPUs the memory of the first is kept for
+    the next step.
 
     Module buffers, such as running statistics, stay as the first of two passes left them: all dense
     ones of modules in training, compiled modules included. A buffer

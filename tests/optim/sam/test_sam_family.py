@@ -16,6 +16,7 @@ from helpers.float64_reference import Array, norm, reference
 from helpers.sam_cases import STARTS, batch, closure_of, gradient, leaves, network, same, values
 from helpers.sam_cases import wavy as loss_of
 from steppe import SAM
+from steppe.optim import _sam_batches
 
 METRICS = ["euclidean", "adaptive", "preconditioned"]
 Perturbation = Callable[[Any], list[Array]]
@@ -172,6 +173,28 @@ def test_random_perturbations_are_those_of_the_seed_alone(metric: str) -> None:
         sam.step()
         assert torch.equal(torch.get_rng_state(), state)
         sam.zero_grad()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("metric", ["euclidean", "adaptive"])
+def test_random_perturbations_do_not_depend_on_what_moves_together(
+    metric: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, however a tensor lies in memory."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(7,), (3, 5), (), (2, 3, 4, 4), (301, 100), (9,), (33, 1001), (4,)]
+    tensors = [torch.randn(s, generator=generator).to(dtype) for s in shapes]
+    tensors[3] = tensors[3].to(memory_format=torch.channels_last)
+    tensors.append(torch.randn((6, 5), generator=generator).to(dtype).t())
+    ends = []
+    for room in (_sam_batches.PIECE, 0):
+        monkeypatch.setattr(_sam_batches, "PIECE", room)
+        params = [x.clone().requires_grad_() for x in tensors]
+        torch.manual_seed(5)
+        SAM(torch.optim.SGD(params), rho=1.0, direction="random", metric=metric).perturb()
+        ends.append([p.detach() for p in params])
+    assert same(*ends)
+    assert not same(ends[0], tensors)
 
 
 def test_random_numbers_are_normal_and_independent() -> None:

@@ -82,7 +82,9 @@ def test_restores_when_the_second_pass_raises() -> None:
 
 def test_restores_when_the_perturbation_itself_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     model = network()
-    sam = SAM(torch.optim.SGD(model.parameters()), rho=1.0)
+    # Parameters of one group move together.
+    groups = [{"params": [p], "rho": 1.0 + i} for i, p in enumerate(model.parameters())]
+    sam = SAM(torch.optim.SGD(groups))
     closure_of(model, sam, batch())()
     before, calls, ascent = values(model), [], rules.sam_perturbed
 
@@ -95,6 +97,7 @@ def test_restores_when_the_perturbation_itself_fails(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(rules, "sam_perturbed", fails_later)
     with pytest.raises(MemoryError):
         sam.perturb()
+    assert len(calls) == 3
     assert same(values(model), before)
 
 
@@ -168,6 +171,73 @@ def test_a_parameter_exchanged_between_the_passes_is_not_written_over() -> None:
     with pytest.raises(RuntimeError, match=r"shape \(1, 3\) has \(4, 3\) in SAM's second pass"):
         sam.step()
     assert torch.equal(p.detach(), torch.full((4, 3), 5.0))
+
+
+def test_what_others_exchange_between_the_passes_does_not_keep_the_rest_perturbed() -> None:
+    params = [nn.Parameter(torch.full((3,), 1.0 + i)) for i in range(3)]
+    sam = SAM(torch.optim.SGD(params), rho=1.0)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    sam.perturb()
+    params[1].data = torch.full((4, 3), 5.0)
+    with pytest.raises(RuntimeError, match=r"shape \(3,\) has \(4, 3\) in SAM's second pass"):
+        sam.restore()
+    assert [p.detach().flatten()[0] for p in params] == [1.0, 5.0, 3.0]
+    params[1].data = torch.zeros(3)
+    sam.restore()
+    assert [p[0] for p in params] == [1.0, 2.0, 3.0]
+
+
+def test_parameters_that_share_memory_move_one_after_the_other() -> None:
+    """The second one begins where the first one has come to, and both come back."""
+    memory = torch.arange(1.0, 7.0)
+    params = [nn.Parameter(memory[:4]), nn.Parameter(memory[2:])]
+    sam = SAM(torch.optim.SGD(params), rho=4.0, adaptive=True)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    before = memory.clone()
+    length = torch.cat([before[:4], before[2:]]).norm()
+    moved = before.clone()
+    for part in (moved[:4], moved[2:]):
+        part += 4.0 * part**2 / length
+    with sam.perturbed():
+        torch.testing.assert_close(memory, moved)
+    assert same([memory], [before])
+
+
+def test_a_step_takes_what_has_been_exchanged_since_the_last_one() -> None:
+    """Number formats, shapes, layouts and memory: the copies of the last step do not fit."""
+    params = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2, 2))]
+    sam = SAM(torch.optim.SGD(params), rho=1.0)
+    exchanged = [
+        torch.full((3,), 1 / 3, dtype=torch.float64),
+        torch.full((5,), 1 / 3),
+        torch.full((2, 3), 1 / 3).t(),
+        torch.full((), 1 / 3),
+        torch.full((3,), 1 / 3, dtype=torch.bfloat16),
+    ]
+    for each in exchanged:
+        params[0].grad = None
+        params[0].data = each.clone()
+        for p in params:
+            p.grad = torch.ones_like(p)
+        length = (params[0].numel() + 4) ** 0.5
+        with sam.perturbed():
+            torch.testing.assert_close(params[0].detach(), each + 1 / length)
+            torch.testing.assert_close(params[1].detach(), torch.full((2, 2), 1 + 1 / length))
+        assert same([params[0].detach(), params[1].detach()], [each, torch.ones(2, 2)])
+
+
+def test_memory_that_inference_mode_has_made_is_not_used_again_outside() -> None:
+    p = nn.Parameter(torch.ones(3))
+    sam = SAM(torch.optim.SGD([p]), rho=1.0)
+    for is_inference in (True, False):
+        p.grad = torch.ones(3)
+        with torch.inference_mode(is_inference):
+            sam.perturb()
+        assert p[0] > 1
+        sam.restore()
+        assert torch.equal(p.detach(), torch.ones(3))
 
 
 def test_a_perturbation_left_behind_is_undone_by_the_next() -> None:

@@ -52,10 +52,17 @@ def is_alike(a: Tensor, b: Tensor) -> bool:
 
 
 def share_memory(tensors: Sequence[Tensor]) -> bool:
-    """Whether some of torch's own tensors, without gaps, have elements in common."""
+    """Whether some of torch's own tensors lie where others do, or in the gaps of others."""
     begins = np.array([tensor.data_ptr() for tensor in tensors], dtype=np.int64)
-    sizes = [tensor.numel() * tensor.element_size() for tensor in tensors]
+    sizes = [_extent(tensor) * tensor.element_size() for tensor in tensors]
     return overlap(begins, np.array(sizes, dtype=np.int64))
+
+
+def _extent(tensor: Tensor) -> int:
+    """Return how many elements of memory lie from a tensor's first one to its last."""
+    if tensor.is_contiguous():
+        return tensor.numel()
+    return 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def overlap(begins: Integers, sizes: Integers) -> bool:
@@ -76,8 +83,7 @@ def memory_objection(tensor: Tensor) -> str | None:
         return None
     if tensor.data_ptr() == 0:
         return "has no memory: its storage was freed"
-    last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
-    end = (tensor.storage_offset() + last + 1) * tensor.element_size()
+    end = (tensor.storage_offset() + _extent(tensor)) * tensor.element_size()
     if end > tensor.untyped_storage().nbytes():
         return f"ends {end - tensor.untyped_storage().nbytes()} bytes behind its storage"
     return None

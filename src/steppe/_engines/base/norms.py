@@ -97,7 +97,6 @@ def joint_norm(parts: Iterable[tuple[Tensor, ShardGroup | None]]) -> Tensor | fl
     return _root_of_sum([*plain, *(finish() for finish in sums)])
 
 
-@torch.no_grad()
 def whole_sum(part: Tensor, shard: LocalShard) -> Tensor:
     """Sum of a tensor's elements over all its shards, accumulated in float64."""
     total, shard_group = part.sum(dtype=accumulator(part.device)), shard.shard_group

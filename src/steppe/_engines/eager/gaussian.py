@@ -5,7 +5,7 @@ sharded, and in a run that is resumed.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -24,34 +24,52 @@ _PIECE = 1 << 15
 _hash = bind(number_formats.hash_word, bit_ops)
 
 
-def standard_normal(like: Tensor, shard: LocalShard, seed: int, *keys: int) -> Tensor:
+def standard_normal(
+    likes: Sequence[Tensor], shards: Sequence[LocalShard], seed: int, numbers: list[int], step: int
+) -> Tensor:
     """Return independent draws of N(0, 1) in float32 (float64 for float64), one an element.
 
-    Elements 2i and 2i + 1 of the whole tensor, in the order of its memory, are Box and Muller's two
-    of the two words hash(key ^ hash(element)), where key = hash(… hash(hash(seed) ^ keys[0]) ^ …)
+    Elements 2i and 2i + 1 of a whole tensor, in the order of its memory, are Box and Muller's two
+    of the two words hash(key ^ hash(element)), where key = hash(hash(hash(seed) ^ number) ^ step)
     and hash is that of the rounding noise. What is drawn depends on nothing else.
 
     Parameters
     ----------
-    like
-        This process's part of a tensor, as real numbers.
-    shard
-        Which part that is.
-    seed, keys
-        Whole numbers, of which the last 32 bits count: those of a parameter and of a step.
+    likes
+        This process's parts of tensors of one format, as real numbers.
+    shards
+        Which parts these are.
+    seed, numbers, step
+        Whole numbers, of which the last 32 bits count: one for each tensor between the others.
+
+    Returns
+    -------
+    In one dimension the draws of all tensors, each in the order of its dimensions.
     """
-    key = torch.tensor(seed & 0xFFFFFFFF)
-    for each in keys:
-        key = _hash(key) ^ (each & 0xFFFFFFFF)
-    key = _hash(key).to(like.device)
+    like, sizes = likes[0], [each.numel() for each in likes]
+    key = _hash(torch.tensor(seed & 0xFFFFFFFF))
+    key = _hash(key ^ (torch.tensor(numbers) & 0xFFFFFFFF))
+    key = _hash(key ^ (step & 0xFFFFFFFF)).to(like.device)
     wide = torch.float64 if like.dtype == torch.float64 else torch.float32
-    places = _places(shard, like.device)
-    drawn = torch.empty(like.numel(), dtype=wide, device=like.device)
-    length = _PIECE if like.device.type == "cpu" else max(like.numel(), 1)
-    for begin in range(0, like.numel(), length):
-        piece = slice(begin, begin + length)
-        drawn[piece] = _box_muller(key, places(begin, min(begin + length, like.numel())), wide)
-    return from_memory_order(drawn, like)
+    if len(likes) == 1:
+        keys, places = key.expand(sizes[0]), _places(shards[0], like.device)
+    else:
+        keys = key.repeat_interleave(torch.tensor(sizes, device=like.device))
+        found = [_places(shard, like.device)(0, n) for shard, n in zip(shards, sizes, strict=True)]
+        places = _slices(torch.cat(found))
+    drawn = torch.empty(sum(sizes), dtype=wide, device=like.device)
+    length = _PIECE if like.device.type == "cpu" else max(len(drawn), 1)
+    for begin in range(0, len(drawn), length):
+        end = min(begin + length, len(drawn))
+        drawn[begin:end] = _box_muller(keys[begin:end], places(begin, end), wide)
+    if all(map(Tensor.is_contiguous, likes)):
+        return drawn
+    return torch.cat(
+        [
+            from_memory_order(piece, each).reshape(-1)
+            for piece, each in zip(drawn.split(sizes), likes, strict=True)
+        ]
+    )
 
 
 def _box_muller(key: Tensor, places: Tensor, dtype: torch.dtype) -> Tensor:
@@ -74,5 +92,8 @@ def _places(shard: LocalShard, device: torch.device) -> Callable[[int, int], Ten
     starts, size = shard.runs
     if len(starts) == 1:
         return lambda begin, end: torch.arange(begin, end, device=device) + int(starts[0])
-    every = torch.from_numpy((starts[:, None] + np.arange(size)).ravel()).to(device)
+    return _slices(torch.from_numpy((starts[:, None] + np.arange(size)).ravel()).to(device))
+
+
+def _slices(every: Tensor) -> Callable[[int, int], Tensor]:
     return lambda begin, end: every[begin:end]

@@ -52,6 +52,7 @@ from steppe._engines.base.sharding import (
 from steppe._engines.checkpoint_scales import pack_scales, scale_layout_of, unpack_scales
 from steppe._engines.cpu.compile_cache import unkept_kernels
 from steppe._engines.cpu.kernel_files import kernel_directory
+from steppe._engines.cpu.usual_tensors import are_usual
 from steppe._engines.dispatch import FUSED, Engine, check, choose, prepare, step
 from steppe._engines.eager.codecs import (
     load_param,
@@ -61,7 +62,6 @@ from steppe._engines.eager.codecs import (
     widened,
 )
 from steppe._engines.eager.gaussian import standard_normal
-from steppe._engines.usual_tensors import are_usual
 
 __all__ = [
     "BIRTHS",

@@ -9,23 +9,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn import Module
 
-from steppe import _engines
-from steppe._engines import (
-    Group,
-    check_memory,
-    local_param_and_grad,
-    memory_objection,
-    shard_group_of,
-)
 from steppe.optim._fsdp1 import refuse_fsdp1
 from steppe.optim._grad_mode import without_gradients
 from steppe.optim._optimizer_wrapper import TransparentWrapper
 from steppe.optim._options import to_plain
-from steppe.optim._sam_base_state import momenta, preconditioners
-from steppe.optim._sam_batches import Kind, Member, Members
+from steppe.optim._sam_batches import Members
+from steppe.optim._sam_members import members_of
 from steppe.optim._sam_options import check_sam_options
 from steppe.optim._sam_passes import (
     AccumulationGuard,
@@ -34,7 +25,7 @@ from steppe.optim._sam_passes import (
     check_perturbed_pass,
     gradients,
 )
-from steppe.optim._sam_perturbations import perturb_along, perturb_randomly, rho_name
+from steppe.optim._sam_perturbations import perturb_along, perturb_randomly
 from steppe.optim._sam_restore import RestorePoint
 
 
@@ -155,7 +146,9 @@ class PerturbingWrapper(TransparentWrapper):
         params = [param for group in self.param_groups for param in group["params"]]
         for param in params:
             refuse_fsdp1(param, "SAM")
-        members = self._members() if self.is_active else Members([], are_apart=True)
+        members = Members([], are_apart=True)
+        if self.is_active:
+            members = members_of(self.base_optimizer, self.direction)
         try:
             if self.has_two_passes:
                 self._restore_point.save_buffers(params)
@@ -170,69 +163,6 @@ class PerturbingWrapper(TransparentWrapper):
         except BaseException:
             self.restore()
             raise
-
-    def _members(self) -> Members:
-        """Return the parameters that move, and along what.
-
-        Raises
-        ------
-        RuntimeError
-            A parameter cannot be written, or a gradient cannot be read.
-        """
-        found = self._directions()
-        alongs = [along for *_, along in found if along is not None]
-        diagonals = {} if self.direction == "random" else self._preconditioners()
-        are_usual = _engines.are_usual([param for param, *_ in found], alongs)
-        members = []
-        for number, (param, group, sign, along) in enumerate(found):
-            part, shard_group = param, None
-            if not are_usual:
-                if self.has_two_passes:
-                    along = _local_gradient(param)
-                part, shard_group = local_param_and_grad(param, param)[0], shard_group_of(param)
-            diagonal = diagonals.get(param)
-            # At random, processes add up the numbers of one sharded parameter after the other, and
-            # parameters of a batch together; but batches are not the same everywhere.
-            is_alone = along is None and shard_group is not None
-            kind = Kind(
-                group[rho_name(group)] * sign,
-                group["metric"] == "adaptive",
-                diagonal is not None,
-                shard_group,
-                number if is_alone else None,
-            )
-            members.append(Member(number, param, part, kind, along, diagonal))
-        if not are_usual:
-            for member in members:
-                check_memory(member.param, "a parameter")
-        return Members(members, are_usual)
-
-    def _directions(self) -> list[tuple[Tensor, Group, int, Tensor | None]]:
-        """Return each parameter that moves, its group, and what it moves along, with the sign."""
-        owned = [(param, group) for group in self.param_groups for param in group["params"]]
-        if self.direction == "random":
-            return [(param, group, 1, None) for param, group in owned if param.requires_grad]
-        if self.direction == "momentum":
-            known = momenta(self.base_optimizer)
-            # Down, where the base goes next; of groups that maximise the momentum is that of −g.
-            return [
-                (param, group, -1, known[param])
-                for param, group in owned
-                if param in known and param.requires_grad
-            ]
-        return [
-            (param, group, _uphill(group), grad)
-            for param, group in owned
-            if (grad := param.grad) is not None
-        ]
-
-    def _preconditioners(self) -> dict[Tensor, Tensor]:
-        """Return those of groups in whose metric they are."""
-        chosen = [g for g in self.param_groups if g["metric"] == "preconditioned"]
-        if not chosen:
-            return {}
-        known = preconditioners(self.base_optimizer)
-        return {p: known[p] for group in chosen for p in group["params"] if p in known}
 
     def _move(self, members: Members) -> Moves:
         save = self._restore_point.save_params
@@ -315,27 +245,3 @@ class PerturbingWrapper(TransparentWrapper):
         next one. It is zero where the norm that e is divided by was zero or not finite.
         """
         return super().diagnostics() | self._passes.diagnostics()
-
-
-def _uphill(group: Group) -> int:
-    """Sign of the gradient: a group that maximises its objective minimises minus the objective."""
-    return -1 if group.get("maximize") else 1
-
-
-def _local_gradient(param: Tensor) -> Tensor:
-    """Return what this process holds of a parameter's gradient; refuse one that cannot be used."""
-    grad, shape = param.grad, tuple(param.shape)
-    assert grad is not None
-    if grad.layout != torch.strided:
-        raise RuntimeError(
-            f"SAM does not take {grad.layout} gradients: parameter of shape {shape}; use dense "
-            "ones, e.g. Embedding(sparse=False)"
-        )
-    if tuple(grad.shape) != shape:
-        raise RuntimeError(
-            f"a parameter has shape {shape}, its gradient {tuple(grad.shape)}: expected the same "
-            "shape; compute the gradient anew (zero_grad, then backward)"
-        )
-    if why := memory_objection(grad):
-        raise RuntimeError(f"the gradient of a parameter, shape {shape}, {why}")
-    return local_param_and_grad(param, grad)[1]

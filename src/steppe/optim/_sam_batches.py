@@ -125,10 +125,11 @@ def flat(tensors: Sequence[Tensor]) -> Tensor:
     """Return the elements of tensors in one dimension, each in the order of its dimensions."""
     if len(tensors) == 1:
         return tensors[0].reshape(-1)
-    return torch._utils._flatten_dense_tensors(tensors)
+    elements: Tensor = torch._utils._flatten_dense_tensors(tensors)  # type: ignore[no-untyped-call]
+    return elements
 
 
-def write(elements: Tensor, parts: Sequence[Tensor]) -> None:
+def write(elements: Tensor, parts: list[Tensor]) -> None:
     """Write elements in one dimension into tensors."""
-    pieces = elements.split([part.numel() for part in parts])
+    pieces = torch.split_with_sizes(elements, [part.numel() for part in parts])
     torch._foreach_copy_(parts, [*map(Tensor.view_as, pieces, parts)])

@@ -67,7 +67,8 @@ def perturb_along(members: Members, save: _Save) -> Moves:
         return []
     moves: Moves = []
     for group, batches in groups:
-        starts = _saved(group, save).split([batch.numel for batch in batches])
+        sizes = [batch.numel for batch in batches]
+        starts = torch.split_with_sizes(_saved(group, save), sizes)
         for batch, start in zip(batches, starts, strict=True):
             moves.append((batch.move(start, norm, lengths[id(batch)]), batch.kind.shard_group))
     return moves
@@ -83,7 +84,7 @@ def perturb_randomly(members: Members, save: _Save, seed: int, step: int) -> Mov
     for group in side_by_side(members):
         batches = cut(group)
         sizes = [sum(member.part.numel() for member in batch) for batch in batches]
-        starts = _saved(group, save).split(sizes)
+        starts = torch.split_with_sizes(_saved(group, save), sizes)
         for batch, saved in zip(batches, starts, strict=True):
             start, kind = widened(saved), batch[0].kind
             shards = [local_shard_of(member.param) for member in batch]
@@ -120,15 +121,15 @@ class _Batch(NamedTuple):
 
     Attributes
     ----------
-    parts, along, preconditioners
-        Of the parameters, of d, and of the preconditioner or none, as real numbers.
+    parts, along, roots
+        Of the parameters, of d, and of the preconditioner's root or none, as real numbers.
     kind
         The members'.
     """
 
     parts: list[Tensor]
     along: list[Tensor]
-    preconditioners: list[Tensor]
+    roots: list[Tensor]
     kind: Kind
 
     @property
@@ -136,33 +137,31 @@ class _Batch(NamedTuple):
         """Number of elements."""
         return sum(part.numel() for part in self.parts)
 
-    def _root(self) -> Tensor:
-        return widened(flat(self.preconditioners)).sqrt()
-
     def length(self) -> Tensor:
         """Return the norm of s·d."""
         along = flat(self.along)
         if self.kind.is_adaptive:
             along = rules.metric_length(widened(flat(self.parts)), widened(along))
         elif self.kind.is_conditioned:
-            along = rules.metric_length(self._root(), widened(along))
-        return torch.linalg.vector_norm(along, dtype=accumulator(along.device))
+            along = rules.metric_length(flat(self.roots), widened(along))
+        length: Tensor = torch.linalg.vector_norm(along, dtype=accumulator(along.device))
+        return length
 
     def move(self, saved: Tensor, norm: Tensor | float, length: Tensor) -> Tensor:
         """Add e to the parameters, given their copy and the norm of all; return the norm of e."""
         scale, start, direction = self.kind.rho / norm, widened(saved), widened(flat(self.along))
         if self.kind.is_adaptive or self.kind.is_conditioned:
-            s = start if self.kind.is_adaptive else self._root()
+            s = start if self.kind.is_adaptive else flat(self.roots)
             direction = rules.metric_direction(s, direction)
             length = torch.linalg.vector_norm(direction)
         if isinstance(scale, float):
-            size = abs(scale)
+            length = length * abs(scale)
             self._move_by(scale, start, direction)
         else:
-            size = scale.abs().to(length.device)
+            length = length * scale.abs().to(length.device)
             write(_where_finite(scale, start, direction).to(saved.dtype), self.parts)
         # What a norm that is not finite has not moved counts as zero.
-        return torch.nan_to_num(length * size, nan=0.0, posinf=0.0, neginf=0.0)
+        return torch.nan_to_num(length, nan=0.0, posinf=0.0, neginf=0.0)
 
     def _move_by(self, scale: float, start: Tensor, direction: Tensor) -> None:
         part = self.parts[0]
@@ -195,7 +194,8 @@ def _batches(group: list[Member]) -> list[_Batch]:
         kind = members[0].kind
         parts = [member.part for member in members]
         along = [member.along for member in members if member.along is not None]
-        roots = [x.preconditioner for x in members if x.preconditioner is not None]
+        diagonals = [x.preconditioner for x in members if x.preconditioner is not None]
+        roots = [widened(diagonal).sqrt() for diagonal in diagonals]
         if len(members) > 1:
             found.append(_Batch(parts, along, roots, kind))
             continue

@@ -51,7 +51,7 @@ class RestorePoint:
         """
         sizes = [part.numel() for part in parts]
         copy = self._memory(parts[0], sum(sizes))
-        copies = [*map(Tensor.view_as, copy.split(sizes), parts)]
+        copies = [*map(Tensor.view_as, torch.split_with_sizes(copy, sizes), parts)]
         torch._foreach_copy_(copies, parts)
         originals = [
             torch.view_as_complex(each) if param.is_complex() else each

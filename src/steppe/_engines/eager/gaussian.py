@@ -67,7 +67,7 @@ def standard_normal(
     return torch.cat(
         [
             from_memory_order(piece, each).reshape(-1)
-            for piece, each in zip(drawn.split(sizes), likes, strict=True)
+            for piece, each in zip(torch.split_with_sizes(drawn, sizes), likes, strict=True)
         ]
     )
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
+from steppe._shared.pictures import DPI
 from steppe._shared.statistics import Ratio
 from steppe.bench.plot import plot
 
@@ -27,6 +28,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         assert plot(found, MACHINE, tmp_path / "bench.png")
         return figures[-1]
 
+    draw.figures = figures
     return draw
 
 
@@ -36,6 +38,11 @@ def marks(axes, marker: str) -> list[tuple[float, float]]:
         for line in axes.lines
         if line.get_marker() == marker
     ]
+
+
+def legend_of(figure: Figure) -> list[str]:
+    (legend,) = figure.legends
+    return [text.get_text() for text in legend.get_texts()]
 
 
 def test_one_panel_a_model_one_row_an_optimizer(drawn, found) -> None:
@@ -66,10 +73,11 @@ def test_ours_theirs_and_the_disturbed_are_told_apart_without_colour(drawn, foun
     figure = drawn(rows)
     (axes,) = figure.axes
     assert [marks(axes, shape) for shape in "osX"] == [[(0.5, 0)], [(0.5, 1)], [(0.5, 2)]]
-    (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()][:2] == [
+    assert legend_of(figure) == [
         "steppe",
         "torch and other packages",
+        "copying the bytes that a step must move",
+        "disturbed by other work",
     ]
 
 
@@ -78,6 +86,14 @@ def test_beside_a_step_stands_the_time_of_copying_its_bytes(drawn, found) -> Non
     (axes,) = drawn([found(), host]).axes
     ((value, row),) = marks(axes, "|")
     assert (value, row) == (pytest.approx(1 / 3), 0)
+    assert legend_of(drawn([host])) == ["steppe", "torch and other packages"]
+
+
+def test_a_long_line_of_versions_is_not_cut(tmp_path: Path, found, drawn) -> None:
+    assert plot([found()], ", ".join(["package 1.0"] * 20), tmp_path / "long.png")
+    figure = drawn.figures[-1]
+    assert figure._suptitle.get_window_extent().x1 <= DPI * figure.get_size_inches()[0]
+    assert figure.get_suptitle().count("package") == 20
 
 
 def test_a_png_is_written_whole(tmp_path: Path, found) -> None:

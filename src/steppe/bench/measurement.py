@@ -156,7 +156,7 @@ def measure(
 def _check_short(step_seconds: float) -> None:
     if step_seconds > _LONGEST_STEP_S:
         raise ValueError(
-            f"a step takes {step_seconds:.0f} s, and those of at most {_LONGEST_STEP_S:.0f} s are "
+            f"a step takes {step_seconds:.1f} s, and those of at most {_LONGEST_STEP_S:.0f} s are "
             "measured"
         )
 

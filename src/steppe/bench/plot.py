@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from steppe._shared.palette import COLOURS, GREY
@@ -29,6 +30,11 @@ _OURS = _Mark("steppe", "o", COLOURS[0], COLOURS[0])
 _THEIRS = _Mark("torch and other packages", "s", COLOURS[3], "white")
 _DISTURBED = _Mark("disturbed by other work", "X", GREY, GREY)
 _COPY = _Mark("copying the bytes that a step must move", "|", "black", "black")
+
+# Of the title's font size.
+_LETTERS_PER_INCH = 11
+# A ratio of the ends of an axis beyond which three numbers a decade would touch.
+_WIDE = 500
 
 
 def plot(found: Sequence[Measurement], machine: str, path: Path) -> bool:
@@ -62,8 +68,9 @@ def plot(found: Sequence[Measurement], machine: str, path: Path) -> bool:
     names = list(dict.fromkeys(one.optimizer for one in found))
     size = max(3.0 + 3.4 * len(models), 9.0), 2.1 + 0.3 * len(names)
     figure = new_figure(None, size)
-    title = f"Time of an optimizer's step, {BASELINE.name} = 1, with 95 % intervals\n{machine}"
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    title = f"Time of an optimizer's step, {BASELINE.name} = 1, with 95 % intervals"
+    wrapped = fill(machine, int(_LETTERS_PER_INCH * size[0]))
+    figure.suptitle(f"{title}\n{wrapped}", x=0.01, ha="left", fontsize=10)
     panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
     for axes, model in zip(panels, models, strict=True):
         shown = [one for one in found if one.model == model]
@@ -71,7 +78,8 @@ def plot(found: Sequence[Measurement], machine: str, path: Path) -> bool:
             usual = _OURS if one.engine else _THEIRS
             _draw(axes, names.index(one.optimizer), one, _DISTURBED if one in doubtful else usual)
         _draw_axes(axes, described(model, shown[0].numbers).replace(": ", "\n"), names)
-    _draw_legend(figure)
+    copies = [_COPY] if any(one.copy_ratio is not None for one in found) else []
+    _draw_legend(figure, [_OURS, _THEIRS, *copies, *([_DISTURBED] if doubtful else [])])
     write_png(figure, path)
     return True
 
@@ -94,11 +102,10 @@ def _draw(axes: "Axes", row: int, one: Measurement, mark: _Mark) -> None:
     )
 
 
-def _draw_legend(figure: "Figure") -> None:
+def _draw_legend(figure: "Figure", marks: Sequence[_Mark]) -> None:
     """Explain the kinds of marks, below the panels."""
     from matplotlib.lines import Line2D
 
-    marks = (_OURS, _THEIRS, _COPY, _DISTURBED)
     lines = [Line2D([], [], label=mark.label, **_style(mark)) for mark in marks]
     figure.legend(handles=lines, loc="outside lower left", ncols=4, frameon=False, fontsize=9)
 
@@ -120,10 +127,12 @@ def _draw_axes(axes: "Axes", title: str, names: Sequence[str]) -> None:
     style_axes(axes, title, grid="x")
     axes.axvline(1.0, color="black", lw=0.8, zorder=0)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.margins(x=0.2)
+    low, high = axes.get_xlim()
+    steps = (1.0, 2.0, 5.0) if high < _WIDE * low else (1.0,)
+    axes.xaxis.set_major_locator(LogLocator(subs=steps))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.margins(x=0.2)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)

@@ -58,8 +58,8 @@ _PATHS = {
 # By default HeavyBall frees the gradients in its step: all steps but the first would do nothing.
 _KEEP_GRADIENTS = {"consume_grad": False}
 # Compiling takes minutes on a CPU. HeavyBall reads this at each step, so each row sets it anew.
-_HEAVYBALL_COMPILES = {"heavyball.utils:compile_mode": "max-autotune-no-cudagraphs"}
-_HEAVYBALL_DOES_NOT = {"heavyball.utils:compile_mode": None}
+_HEAVYBALL_COMPILED = {"heavyball.utils:compile_mode": "max-autotune-no-cudagraphs"}
+_HEAVYBALL_EAGER = {"heavyball.utils:compile_mode": None}
 _BOTH = ("cpu", "cuda")
 
 #: The peers: DualAdam itself; a mean over each tensor, as ``scale_free`` takes; a longer memory of
@@ -69,17 +69,17 @@ PEERS: Mapping[str, TimingPreset] = {
     "pytorch-optimizer-stableadamw": TimingPreset("pytorch_optimizer:StableAdamW", devices=_BOTH),
     "pytorch-optimizer-ademamix": TimingPreset("pytorch_optimizer:AdEMAMix", devices=_BOTH),
     "heavyball-adamw": TimingPreset(
-        "heavyball:AdamW", _KEEP_GRADIENTS, ("cuda",), module_settings=_HEAVYBALL_COMPILES
+        "heavyball:AdamW", _KEEP_GRADIENTS, ("cuda",), module_settings=_HEAVYBALL_COMPILED
     ),
-    "heavyball-adamw-not-compiled": TimingPreset(
-        "heavyball:AdamW", _KEEP_GRADIENTS, ("cpu",), module_settings=_HEAVYBALL_DOES_NOT
+    "heavyball-adamw-eager": TimingPreset(
+        "heavyball:AdamW", _KEEP_GRADIENTS, ("cpu",), module_settings=_HEAVYBALL_EAGER
     ),
     "heavyball-adamw-24bit": TimingPreset(
         "heavyball:AdamW",
         {**_KEEP_GRADIENTS, "param_ecc": "bf16+8"},
         ("cuda",),
         torch.bfloat16,
-        _HEAVYBALL_COMPILES,
+        _HEAVYBALL_COMPILED,
     ),
     # torchao compiles a kernel for each shape, which takes minutes on a CPU; FlashOptim has kernels
     # for CUDA alone.

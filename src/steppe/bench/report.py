@@ -68,7 +68,8 @@ def _steps(found: Sequence[Measurement], doubtful: Container[Measurement]) -> Te
     how = f"copies at {np.median(speeds) / 1e9:.1f} GB/s" if speeds else "host time, warm caches"
     table = TextTable(f"{described(found[0].model, found[0].numbers)}; {how}")
     unit, name = (1e3, "ms") if speeds else (1e6, "µs")
-    for heading in ("engine", f"{name} per\nstep", f"×\n{BASELINE.name}", *_MORE_COLUMNS):
+    baseline = BASELINE.name.replace("-", "-\n")  # the name of a peer takes the width
+    for heading in ("engine", f"{name} per\nstep", f"× {baseline}", *_MORE_COLUMNS):
         table.add_column(heading, justify="right", no_wrap=True)
     for one in found:
         table.add_row(

@@ -11,6 +11,7 @@ _OTHERS = (
     "calibration",
     "compressed-buffers",
     "escape-network",
+    "finetune-24-bits",
     "gpu-check",
     "large-gradients",
     "training-memory",

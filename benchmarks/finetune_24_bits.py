@@ -68,7 +68,7 @@ def _outputs(model: nn.Module, trained: dict[str, nn.Parameter], inputs: Tensor)
 def _test_loss(loaded: LoadedTask, model: nn.Module, trained: dict[str, nn.Parameter]) -> float:
     test: Any = loaded.data.test
     total = 0.0
-    for rows in torch.arange(len(test)).split(_TEST_BATCH):
+    for rows in torch.split(torch.arange(len(test)), _TEST_BATCH):
         outputs = _outputs(model, trained, test.inputs[rows])
         total += float(loaded.task.loss_of(outputs, test.targets[rows])) * len(rows)
     return total / len(test)

@@ -3,7 +3,7 @@
 ``steppe profile`` prints it for a saved run.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from steppe.landscape._drawing import BLUE, RED, axes_for, needs_log_scale
 from steppe.landscape.objective.batches import Batches
 from steppe.landscape.objective.loss_weight import LossFunction, Weight
 from steppe.landscape.objective.objective import Objective
+from steppe.landscape.objective.parameter_choice import Params
 from steppe.landscape.operators.hessian import Product, hessian
 from steppe.landscape.operators.operator import Operator
 from steppe.landscape.operators.preconditioned import preconditioned
@@ -222,7 +223,7 @@ def profile(
     data: Batches,
     optimizer: Optimizer | None = None,
     *,
-    params: Iterable[Tensor] | None = None,
+    params: Params | None = None,
     train: bool = False,
     weight: Weight | None = None,
     product: Product = "double-backward",

@@ -12,8 +12,10 @@ from steppe.landscape.monitoring.cost_budget import COUNTS
 from steppe.landscape.monitoring.quantities import QUANTITIES
 from steppe.landscape.monitoring.run_measurement import RunMeasurement
 from steppe.landscape.monitoring.update_size import sampled_weights
+from steppe.landscape.objective.exact_passes import unwrapped
 from steppe.landscape.objective.objective import Objective
-from steppe.landscape.objective.parameters import check_module, checked_params
+from steppe.landscape.objective.parameter_choice import Params, checked_params
+from steppe.landscape.objective.parameters import check_module
 
 
 def check_monitor_options(
@@ -73,9 +75,7 @@ def check_clocks(objective: Objective, every: int | None, clock: Callable[[], fl
         )
 
 
-def trained_params(
-    model: nn.Module, optimizer: Any, params: Iterable[Tensor] | None
-) -> list[Tensor]:
+def trained_params(model: nn.Module, optimizer: Any, params: Params | None) -> list[Tensor]:
     """Return the parameters to measure: by default those of the model that the optimizer steps.
 
     Raises
@@ -89,7 +89,7 @@ def trained_params(
     if not (hasattr(optimizer, "param_groups") and callable(getattr(optimizer, "step", None))):
         raise TypeError(f"optimizer must be an optimizer, got {type(optimizer).__name__}")
     if params is not None:
-        return checked_params(model, params)
+        return checked_params(unwrapped(model), params)
     stepped = {id(param) for group in optimizer.param_groups for param in group["params"]}
     chosen: list[Tensor] = [p for p in model.parameters() if p.requires_grad and id(p) in stepped]
     if not chosen:

@@ -21,6 +21,7 @@ from steppe.landscape.monitoring.run_measurement import RunMeasurement, WatchedH
 from steppe.landscape.monitoring.update_size import sampled_weights
 from steppe.landscape.objective.batches import Batches
 from steppe.landscape.objective.loss_weight import LossFunction, Weight
+from steppe.landscape.objective.parameter_choice import Params
 from steppe.landscape.operators.hessian import Product
 
 # One of so many measurements verifies that no larger eigenvalue is missed.
@@ -73,8 +74,9 @@ class Monitor(WatchedHistory):
     quantities : iterable of str, optional
         Which of "update", "optimizer", "loss", "sharpness", "lambda_max" and "stability" to
         measure. Default: all.
-    params : iterable of Tensor, optional
-        The parameters that H is over. Default: those that the optimizer steps.
+    params : optional
+        The parameters that H is over, chosen as in :func:`~steppe.landscape.hessian`. Default:
+        those that the optimizer steps.
     rho : float, default 0.05
         ρ of ``sharpness``, in the parameters' unit.
     tol : float, default 0.02
@@ -144,7 +146,7 @@ class Monitor(WatchedHistory):
         samples: int | None = 512,
         log: Any = None,
         quantities: Iterable[str] | None = None,
-        params: Iterable[Tensor] | None = None,
+        params: Params | None = None,
         rho: float = 0.05,
         tol: float = 0.02,
         product: Product = "double-backward",

@@ -6,7 +6,7 @@ by their sizes, and restores the model afterwards.
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,6 +18,7 @@ from steppe.landscape.objective.batches import Batch, Batches, in_full_precision
 from steppe.landscape.objective.differentiate import derivatives, flat_vector, narrowest_format
 from steppe.landscape.objective.exact_passes import unwrapped, without_gradients
 from steppe.landscape.objective.loss_weight import LossFunction, LossWeight, Weight
+from steppe.landscape.objective.parameter_choice import Params
 from steppe.landscape.objective.parameters import check_module
 from steppe.landscape.objective.passes import RepeatedPasses
 from steppe.landscape.objective.same_loss import SameLoss
@@ -60,8 +61,9 @@ class Objective(RepeatedPasses):
     data : iterable
         Batches, gone through again and again: a list or a ``DataLoader``, shuffled or not. They are
         moved to the model's device.
-    params : iterable of Tensor, optional
-        The parameters that the loss is a function of. Default: those that require a gradient.
+    params : optional
+        The parameters that the loss is a function of, chosen as in
+        :func:`~steppe.landscape.hessian`. Default: those that require a gradient.
     train : bool, default False
         Evaluate in ``train()`` mode: batch statistics, and dropout with the same masks each time.
         Running statistics are restored. Default: ``eval()``.
@@ -94,7 +96,7 @@ class Objective(RepeatedPasses):
         loss_fn: LossFunction | None,
         data: Batches,
         *,
-        params: Iterable[Tensor] | None = None,
+        params: Params | None = None,
         train: bool = False,
         weight: Weight | None = None,
     ) -> None:

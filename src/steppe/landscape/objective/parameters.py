@@ -1,10 +1,9 @@
-"""Choose the parameters that a loss is a function of, and write them as vectors.
+"""Write the parameters that a loss is a function of as vectors.
 
-:class:`~steppe.landscape.objective.objective.Objective` is a function of what is chosen here.
+:class:`~steppe.landscape.objective.objective.Objective` is a function of them.
 """
 
 import math
-from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from steppe.landscape.objective.batches import widened
 from steppe.landscape.objective.differentiate import flat_vector
+from steppe.landscape.objective.parameter_choice import Params, checked_params
 
 
 class ParameterSpace:
@@ -21,11 +21,12 @@ class ParameterSpace:
     ----------
     model : nn.Module
         The model.
-    params : iterable of Tensor, optional
-        Its parameters. Default: those that require a gradient.
+    params : optional
+        Which of its parameters; see :func:`~steppe.landscape.hessian`. Default: those that require
+        a gradient.
     """
 
-    def __init__(self, model: nn.Module, params: Iterable[Tensor] | None) -> None:
+    def __init__(self, model: nn.Module, params: Params | None) -> None:
         self.model, self.params = model, checked_params(model, params)
 
     @property
@@ -155,61 +156,3 @@ def check_module(name: str, model: nn.Module) -> None:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"{name} must be a module, got {type(model).__name__}")
-
-
-def checked_params(model: nn.Module, params: Iterable[Tensor] | None) -> list[Tensor]:
-    """Return the given parameters of a model, or those that require a gradient.
-
-    Raises
-    ------
-    ValueError
-        A parameter requires no gradient, is complex, does not belong to the model, is given twice,
-        or lies on another device; or no parameter is left.
-    """
-    known = {id(param): name for name, param in model.named_parameters()}
-    if params is not None and (
-        isinstance(params, Tensor | Mapping) or not isinstance(params, Iterable)
-    ):
-        raise TypeError(
-            f"params must be a list of the model's parameters, got {type(params).__name__}"
-        )
-    every: Iterable[Tensor] = (p for p in model.parameters() if p.requires_grad)
-    chosen = list(every if params is None else params)
-    if not chosen:
-        raise ValueError("no parameter of the model requires a gradient: there is nothing to vary")
-    seen: set[int] = set()
-    for position, param in enumerate(chosen):
-        if not isinstance(param, Tensor):
-            raise TypeError(
-                f"params[{position}] must be a parameter of the model, got {type(param).__name__}: "
-                "of named_parameters() and of an optimizer's groups take the parameters alone"
-            )
-        if id(param) not in known:
-            raise ValueError(
-                f"params[{position}] is not a parameter of the model: where layers or parameters "
-                "have been exchanged (load_state_dict(assign=True)), make the operator anew"
-            )
-        if id(param) in seen:
-            raise ValueError(f"parameter {known[id(param)]!r} is in params twice")
-        seen.add(id(param))
-        if param.is_complex():
-            raise ValueError(
-                f"parameter {known[id(param)]!r} is {param.dtype}: expected real parameters; "
-                "torch.view_as_real turns a complex one into real ones"
-            )
-        if not param.requires_grad:
-            raise ValueError(
-                f"parameter {known[id(param)]!r} does not require a gradient: "
-                "call requires_grad_(True), or leave it out of params"
-            )
-        if param.is_meta:
-            raise ValueError(
-                f"parameter {known[id(param)]!r} lies on the meta device, where there are no "
-                "numbers: expected a model that has been initialised on another one"
-            )
-        if param.device != chosen[0].device:
-            raise ValueError(
-                f"parameter {known[id(param)]!r} lies on {param.device}, others on "
-                f"{chosen[0].device}: choose params on one device"
-            )
-    return chosen

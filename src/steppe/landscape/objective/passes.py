@@ -19,6 +19,7 @@ from steppe.landscape.objective.exact_passes import (
     has_renormed_embeddings,
     renormed_embeddings,
 )
+from steppe.landscape.objective.parameter_choice import Params
 from steppe.landscape.objective.parameters import ParameterSpace, scatter
 from steppe.landscape.objective.random_state import RandomState
 from steppe.landscape.objective.reachable import reachable
@@ -46,7 +47,7 @@ class RepeatedPasses(ParameterSpace):
         model: nn.Module,
         loss_fn: object,
         data: Batches,
-        params: Iterable[Tensor] | None,
+        params: Params | None,
         train: bool,
     ) -> None:
         check_data(data)

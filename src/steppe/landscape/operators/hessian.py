@@ -3,7 +3,7 @@
 Both are :class:`Operator` objects, on which :mod:`steppe.landscape.spectra` works.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from steppe.landscape.objective.batches import Batches
 from steppe.landscape.objective.loss_weight import LossFunction, Weight
 from steppe.landscape.objective.objective import Objective
-from steppe.landscape.objective.parameters import checked_params
+from steppe.landscape.objective.parameter_choice import Params, checked_params
 from steppe.landscape.operators._hessian_products import (
     DoubleBackward,
     finite_differences,
@@ -37,7 +37,7 @@ def hessian(
     loss_fn: LossFunction | None,
     data: Batches,
     *,
-    params: Iterable[Tensor] | None = None,
+    params: Params | None = None,
     train: bool = False,
     weight: Weight | None = None,
     product: Product = "double-backward",
@@ -65,9 +65,14 @@ def hessian(
     data : iterable
         ``(inputs, targets)`` pairs or mappings; gone through once for each product, or block of
         products. Tensors are moved to the model's device.
-    params : iterable of Tensor, optional
+    params : optional
         The parameters w that the loss is a function of, in the order of the vectors' elements.
-        Default: those that require a gradient.
+        Parameters themselves, or what chooses them, or a list of either: the name of a parameter or
+        a module (``"layers.3"``); any other text, or a compiled pattern, is a regular expression
+        that is searched in full names (``r"attn.*weight"``); a module, or a type of modules
+        (``nn.Conv2d``), chooses all that is inside; and of a function ``f(name, param)`` those of
+        which it is true. What a name, a type or a function chooses has the model's order, and
+        parameters that require no gradient are left out. Default: all that require one.
     train : bool, default False
         Evaluate in ``train()`` mode (batch statistics, dropout with the same masks each time; the
         running statistics are restored). Default: ``eval()`` mode.
@@ -97,10 +102,10 @@ def hessian(
     ------
     ValueError
         ``product`` is unknown; ``product="finite-differences"`` meets a parameter narrower than
-        float32; or a parameter requires no gradient. When a product is computed: the data is empty;
-        the loss is not a scalar, not finite, does not depend on the parameters, or, for
-        "forward-over-reverse", reads them itself and not by the model's outputs alone; or a
-        parameter does not belong to the model any more.
+        float32; ``params`` chooses none; or a parameter requires no gradient. When a product is
+        computed: the data is empty; the loss is not a scalar, not finite, does not depend on the
+        parameters, or, for "forward-over-reverse", reads them itself and not by the model's outputs
+        alone; or a parameter does not belong to the model any more.
     RuntimeError
         When a product is computed: an operation of the model cannot be differentiated twice. The
         message names the remedy.
@@ -121,6 +126,12 @@ def hessian(
     >>> H.matmat(torch.eye(2))
     tensor([[1., 1.],
             [1., 2.]])
+
+    Of a deeper network, the block of the weights of its last layer:
+
+    >>> deep = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+    >>> hessian(deep, half_square, [(x, torch.zeros(2, 1))], params="2.weight").shape
+    (3, 3)
     """
     if product not in _PRODUCTS:
         raise ValueError(f"product={product!r} is not one of {', '.join(_PRODUCTS)}")
@@ -144,7 +155,7 @@ def ggn(
     loss_fn: LossFunction,
     data: Batches,
     *,
-    params: Iterable[Tensor] | None = None,
+    params: Params | None = None,
     train: bool = False,
     weight: Weight | None = None,
 ) -> Operator:

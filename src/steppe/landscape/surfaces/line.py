@@ -1,6 +1,5 @@
 """The loss along a line through the parameters."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from steppe.landscape._drawing import BLUE, RED, axes_for, needs_log_scale
 from steppe.landscape.objective.batches import Batches
 from steppe.landscape.objective.loss_weight import LossFunction, Weight
 from steppe.landscape.objective.objective import Objective
+from steppe.landscape.objective.parameter_choice import Params
 from steppe.landscape.result import Result
 from steppe.landscape.surfaces._directions import checked_direction, filter_normalised
 from steppe.landscape.surfaces._scan import scan_losses, symmetric_steps
@@ -73,7 +73,7 @@ def line(
     direction: Tensor | None = None,
     reach: float = 1.0,
     points: int = 41,
-    params: Iterable[Tensor] | None = None,
+    params: Params | None = None,
     train: bool = False,
     weight: Weight | None = None,
     seed: int = 0,

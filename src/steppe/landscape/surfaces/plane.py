@@ -1,6 +1,6 @@
 """The loss on a plane through the parameters, spanned by two directions or by a trajectory."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from steppe.landscape._drawing import RED, axes_for, spans_wide_range
 from steppe.landscape.objective.batches import Batches
 from steppe.landscape.objective.loss_weight import LossFunction, Weight
 from steppe.landscape.objective.objective import Objective
+from steppe.landscape.objective.parameter_choice import Params
 from steppe.landscape.result import Result
 from steppe.landscape.surfaces._directions import checked_direction, filter_normalised
 from steppe.landscape.surfaces._scan import check_points, scan_losses, symmetric_steps
@@ -98,7 +99,7 @@ def plane(
     directions: Sequence[Tensor] | Tensor | Trajectory | None = None,
     reach: float | None = None,
     points: int = 21,
-    params: Iterable[Tensor] | None = None,
+    params: Params | None = None,
     train: bool = False,
     weight: Weight | None = None,
     seed: int = 0,

@@ -1,7 +1,7 @@
 """How much the loss rises within a small ball around the parameters: SAM's and ASAM's sharpness."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal, NamedTuple
@@ -15,6 +15,7 @@ from steppe.landscape.objective.batches import Batch, Batches
 from steppe.landscape.objective.exact_passes import without_gradients
 from steppe.landscape.objective.loss_weight import LossFunction, Weight
 from steppe.landscape.objective.objective import Objective
+from steppe.landscape.objective.parameter_choice import Params
 from steppe.landscape.objective.sample_groups import part_of, sample_groups
 from steppe.landscape.objective.sample_mean import NothingWeighsError, nonzero_weight
 from steppe.landscape.result import Result
@@ -75,7 +76,7 @@ def sharpness(
     ascent_steps: int = 1,
     kind: SharpnessKind = "worst",
     draws: int = 10,
-    params: Iterable[Tensor] | None = None,
+    params: Params | None = None,
     train: bool = False,
     weight: Weight | None = None,
     seed: int = 0,

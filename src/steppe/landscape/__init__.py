@@ -4,6 +4,7 @@ All are built on one operator, the Hessian of the mean loss, or on the loss at o
 They know models and data; they import no optimizer.
 """
 
+from steppe.landscape.curvature_by_layer import CurvatureByLayer, LayerCurvature, by_layer
 from steppe.landscape.curvature_report import CurvatureReport, profile
 from steppe.landscape.monitoring.monitor import Monitor
 from steppe.landscape.monitoring.run_measurement import RunMeasurement
@@ -46,6 +47,7 @@ from steppe.landscape.perturbations.robustness_result import Perturbed, Robustne
 from steppe.landscape.perturbations.scored_passes import PERPLEXITY as PERPLEXITY
 from steppe.landscape.perturbations.weight_tails import WeightTails, weight_tails
 from steppe.landscape.result import Result
+from steppe.landscape.spectra.block_norms import BlockNorms
 from steppe.landscape.spectra.density import Density, density
 from steppe.landscape.spectra.eigenvalues import Eigenvalues, top_eigenvalues
 from steppe.landscape.spectra.trace import Trace, trace
@@ -62,10 +64,13 @@ __all__ = [
     "PCA",
     "Barrier",
     "Batches",
+    "BlockNorms",
     "Corruption",
+    "CurvatureByLayer",
     "CurvatureReport",
     "Density",
     "Eigenvalues",
+    "LayerCurvature",
     "Line",
     "LossFunction",
     "Monitor",
@@ -84,6 +89,7 @@ __all__ = [
     "WeightNoise",
     "WeightTails",
     "barrier",
+    "by_layer",
     "density",
     "ggn",
     "hessian",

@@ -29,6 +29,7 @@ from steppe.landscape.row_table import row_table, row_text
 from steppe.landscape.spectra.density import Density, density
 from steppe.landscape.spectra.eigenvalues import Eigenvalues, Which, top_eigenvalues
 from steppe.landscape.spectra.trace import Trace, trace
+from steppe.landscape.stages import MOST_PRODUCTS, remark_on, run_stages, with_error
 from steppe.landscape.surfaces._directions import filter_normalised
 from steppe.landscape.surfaces.line import Line, line
 from steppe.landscape.surfaces.sharpness import Sharpness, sharpness
@@ -42,7 +43,6 @@ _ADAPTIVE_RHO = 0.5
 _TRACE_PRODUCTS = 60
 _PROBES, _STEPS = 5, 40
 _POINTS = 25
-_MOST_PRODUCTS = 300
 # Length of the lines on each side, in the parameters' unit.
 _REACH = 1.0
 
@@ -161,13 +161,13 @@ class CurvatureReport(Result):
             for rank, pair in enumerate(zip(self.top.values, self.top.errors, strict=True), 1):
                 # The eigenvalue of largest magnitude may be the most negative one.
                 name = "λ_max" if rank == 1 and pair[0] >= 0 else f"λ_{rank}"
-                yield name, _with_error(*pair), _remark(self.top, rank - 1)
+                yield name, with_error(*pair), remark_on(self.top, rank - 1)
         if self.bottom is not None:
             value, error = self.bottom.values[0], self.bottom.errors[0]
-            yield "λ_min", _with_error(value, error), _remark(self.bottom)
+            yield "λ_min", with_error(value, error), remark_on(self.bottom)
         if self.trace is not None:
             found = self.trace
-            yield "trace", _with_error(found.value, found.stderr), _remark(found)
+            yield "trace", with_error(found.value, found.stderr), remark_on(found)
             if self.top is not None and self.top.values[0] > 0:
                 dimension = found.value / self.top.values[0]
                 yield "trace / λ_max", f"{dimension:.3g}", "directions as sharp as the sharpest"
@@ -178,7 +178,7 @@ class CurvatureReport(Result):
             if found is not None:
                 value = f"{found.value:.3g}"
                 if found.stderr is not None:
-                    value = _with_error(found.value, found.stderr)
+                    value = with_error(found.value, found.stderr)
                 yield name, value, f"rise at radius {found.rho:g}"
 
     def _stability_rows(self) -> Iterator[tuple[str, str, str]]:
@@ -187,8 +187,8 @@ class CurvatureReport(Result):
         value, error = self.preconditioned.values[0], self.preconditioned.errors[0]
         share = value / self.threshold
         verdict = "stable" if share < 1.0 else "unstable"
-        remark = _remark(self.preconditioned) or "after the optimizer's preconditioner"
-        yield "λ_max(PH)", _with_error(value, error), remark
+        remark = remark_on(self.preconditioned) or "after the optimizer's preconditioner"
+        yield "λ_max(PH)", with_error(value, error), remark
         yield "threshold", f"{self.threshold:.4g}", f"λ_max(PH) is {share:.1%} of it: {verdict}"
 
     @staticmethod
@@ -296,7 +296,7 @@ def profile(
     if operator is not None:
         stages["preconditioned"] = lambda: _eigenvalues(operator, 1, "LA", seed)
     return CurvatureReport(
-        complete=_measure(stages, measured),
+        complete=run_stages(stages, measured),
         parameters=objective.size,
         samples=samples,
         train=train,
@@ -309,7 +309,7 @@ def profile(
 
 
 def _eigenvalues(H: Operator, count: int, which: Which, seed: int) -> Eigenvalues:
-    return top_eigenvalues(H, count, which=which, seed=seed, max_products=_MOST_PRODUCTS)
+    return top_eigenvalues(H, count, which=which, seed=seed, max_products=MOST_PRODUCTS)
 
 
 def _unit(direction: Tensor) -> Tensor:
@@ -317,51 +317,5 @@ def _unit(direction: Tensor) -> Tensor:
     return unit
 
 
-def _measure(stages: dict[str, Callable[[], Any]], measured: dict[str, Any]) -> bool:
-    """Run the stages until Ctrl-C; return whether all have run and have converged."""
-    for name, stage in stages.items():
-        try:
-            measured[name] = stage()
-        except KeyboardInterrupt:
-            return False
-        if _is_interrupted(measured[name]):
-            return False
-    return all(_is_complete(result) for result in measured.values())
-
-
-def _is_complete(result: Any) -> bool:
-    return bool(np.all(getattr(result, "converged", True)) and getattr(result, "complete", True))
-
-
-def _is_interrupted(result: Any) -> bool:
-    """Whether Ctrl-C ended a measurement: eigenvalues also end at the maximum of products."""
-    at_maximum = isinstance(result, Eigenvalues) and result.products >= _MOST_PRODUCTS
-    is_doubtful = getattr(result, "reason", "") not in ("", "interrupted")
-    return not (_is_complete(result) or at_maximum or is_doubtful)
-
-
 def _random_direction(objective: Objective, seed: int) -> Tensor:
     return filter_normalised(objective, torch.Generator().manual_seed(checked_seed(seed)))
-
-
-def _with_error(value: float, error: float) -> str:
-    """Write a value with its error to two digits, or to four digits where the error is smaller.
-
-    >>> _with_error(12.345, 0.0678), _with_error(8.21638, 5e-8), _with_error(0.5, float("nan"))
-    ('12.345 ± 0.068', '8.216', '0.5')
-    >>> _with_error(0.0, 0.0), _with_error(1.234e20, 5e18)
-    ('0', '1.2e+20 ± 5e+18')
-    """
-    if not np.isfinite(error) or error <= 1e-4 * abs(value):
-        return f"{value:.4g}"
-    digits = max(0, 1 - int(np.floor(np.log10(error))))
-    if digits > 5 or abs(value) >= 1e7:
-        return f"{value:.1e} ± {error:.0e}"
-    return f"{value:.{digits}f} ± {error:.{digits}f}"
-
-
-def _remark(found: Any, index: int = 0) -> str:
-    if np.ravel(found.converged)[index]:
-        return ""
-    reason = getattr(found, "reason", "")
-    return f"not converged: {reason}" if reason else "not converged"

@@ -49,6 +49,7 @@ from steppe.landscape.perturbations.weight_tails import WeightTails, weight_tail
 from steppe.landscape.result import Result
 from steppe.landscape.spectra.block_norms import BlockNorms
 from steppe.landscape.spectra.density import Density, density
+from steppe.landscape.spectra.diagonal import Diagonal, diagonal
 from steppe.landscape.spectra.eigenvalues import Eigenvalues, top_eigenvalues
 from steppe.landscape.spectra.trace import Trace, trace
 from steppe.landscape.surfaces._directions import checked_direction as checked_direction
@@ -69,6 +70,7 @@ __all__ = [
     "CurvatureByLayer",
     "CurvatureReport",
     "Density",
+    "Diagonal",
     "Eigenvalues",
     "LayerCurvature",
     "Line",
@@ -91,6 +93,7 @@ __all__ = [
     "barrier",
     "by_layer",
     "density",
+    "diagonal",
     "ggn",
     "hessian",
     "line",

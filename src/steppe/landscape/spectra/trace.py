@@ -12,25 +12,23 @@ from steppe._shared.progress import progress
 from steppe._shared.validation import check_integer, check_number
 from steppe.landscape.operators.operator import Operator, check_operator
 from steppe.landscape.result import Result
-from steppe.landscape.spectra._orthonormal_basis import ROUNDING, OrthonormalBasis
+from steppe.landscape.spectra._checked_products import NOT_FINITE, CheckedProducts
+from steppe.landscape.spectra._left_out_probes import (
+    SHARED_SUBSPACE,
+    LeftOutProbes,
+    extend_basis,
+)
+from steppe.landscape.spectra._orthonormal_basis import OrthonormalBasis
 from steppe.landscape.spectra._probes import Probes, blocks
-from steppe.landscape.spectra._symmetry import SymmetryCheck
 
 TraceMethod = Literal["hutch++", "hutchinson", "xtrace"]
 
 _TINY = torch.finfo(torch.float64).tiny
-# What XTrace's samples have in common shows not in their spread. Over six spectra (flat, 1/i, 1/i²,
-# exponential, a step, both signs) of 400 values, 20 to 200 products and 200 seeds each, the error
-# was .91 to 1.37 times what the spread says, and twice the spread held it in 85 to 95 of 100 cases.
-_SHARED_SUBSPACE = 4 / 3
-
 # Of few samples the spread may be small by chance, and a search that stops where it is small finds
 # these. In steps of one sample, over flat and decaying spectra of 200 values, it ended more than
 # four standard errors off in 13 to 20 of 100 runs where two samples were enough, in up to 4 with
 # eight, and in up to 2 with sixteen, which small operators take at once.
 _LEAST_SAMPLES = 16
-
-_NOT_FINITE = "a product is not finite: the operator overflows"
 
 
 @dataclass(frozen=True)
@@ -145,12 +143,12 @@ def trace(
     before = H.products
     last: _Estimate | None = None
     reason = "" if tol is None else f"the standard error is above tol={tol}: raise products"
-    checked = _CheckedProducts(H)
+    checked = CheckedProducts(H)
     with progress(f"trace, {method}", products) as advance, H.held():
         try:
             done = before
             for estimate in _METHODS[method](checked.operator, products, Probes(H, seed)):
-                last = checked.with_rounding(estimate)
+                last = _with_rounding(estimate, H, checked.largest)
                 advance(H.products - done)
                 done = H.products
                 if tol is not None and not (reason := _not_reached(last, tol)):
@@ -179,48 +177,18 @@ def _not_reached(found: _Estimate, tol: float) -> str:
     return ""
 
 
-class _CheckedProducts:
-    """Products of an operator that are compared, as xᵀHy is yᵀHx.
+def _with_rounding(found: _Estimate, H: Operator, largest: float) -> _Estimate:
+    """Add to an estimate's error what products have been rounded by.
 
-    Those of a block are, and the first of each block with the very first: blocks have their own
-    passes over the data.
+    Raises
+    ------
+    ValueError
+        The estimate is not finite.
     """
-
-    def __init__(self, H: Operator) -> None:
-        self._H, self.symmetry = H, SymmetryCheck(H)
-        self.operator = Operator(H.size, self._product, dtype=H.dtype, device=H.device)
-        self._first: tuple[Tensor, Tensor] | None = None
-        # ‖Hx‖/‖x‖, at most the largest eigenvalue.
-        self._largest = 0.0
-
-    def _product(self, rows: Tensor) -> Tensor:
-        images = self._H.rows(rows)
-        if not images.isfinite().all():
-            raise ValueError(_NOT_FINITE)
-        if self._first is None:
-            self._first = rows[:1].clone(), images[:1].clone()
-        left, right = torch.cat([self._first[0], rows]), torch.cat([self._first[1], images])
-        inner = (left.double() @ right.double().T).cpu().numpy()
-        lengths = left.double().norm(dim=1)
-        # Of all blocks: what is left beside a subspace that has it all is rounding alone.
-        stretches = right.double().norm(dim=1) / lengths.clamp(min=_TINY)
-        self._largest = max(self._largest, float(stretches.max()))
-        scale = float(lengths.max()) ** 2 * self._largest
-        self.symmetry.compare(inner.ravel(), inner.T.ravel(), scale)
-        return images
-
-    def with_rounding(self, found: _Estimate) -> _Estimate:
-        """Add to an estimate's error what products have been rounded by.
-
-        Raises
-        ------
-        ValueError
-            The estimate is not finite.
-        """
-        if not math.isfinite(found.value):
-            raise ValueError(_NOT_FINITE)
-        rounding = self._H.precision * max(abs(found.value), self._largest)
-        return replace(found, stderr=math.hypot(found.stderr, rounding), rounding=rounding)
+    if not math.isfinite(found.value):
+        raise ValueError(NOT_FINITE)
+    rounding = H.precision * max(abs(found.value), largest)
+    return replace(found, stderr=math.hypot(found.stderr, rounding), rounding=rounding)
 
 
 def _hutchinson(H: Operator, products: int, probes: Probes) -> Iterator[_Estimate]:
@@ -235,7 +203,7 @@ def _hutch_plus_plus(H: Operator, products: int, probes: Probes) -> Iterator[_Es
     third = min(products // 3, H.size)
     span = OrthonormalBasis(probes.like(), kept=third)
     for count in blocks(H, third):
-        _extend(span, H.rows(probes.signs(count)), probes)
+        extend_basis(span, H.rows(probes.signs(count)), probes)
     basis = span.first(third)
     inside = 0.0
     for piece in torch.split(basis, max(blocks(H, third), default=1)):
@@ -250,37 +218,28 @@ def _hutch_plus_plus(H: Operator, products: int, probes: Probes) -> Iterator[_Es
 
 
 def _xtrace(H: Operator, products: int, probes: Probes) -> Iterator[_Estimate]:
-    """Leave each probe ω in turn out of the subspace Q of all images, and use it for the rest.
-
-    With R = QᵀY and s the normalised column of R⁻ᵀ, the projection onto the subspace without ω's
-    image is Q(I − ssᵀ)Qᵀ.
-    """
+    """Leave each probe in turn out of the subspace of all images, and use it for the rest."""
     if H.size == 1:
         # Without its only probe there is no subspace.
         yield from _hutchinson(H, 2, probes)
         return
-    tests = images = products_of_basis = probes.signs(0)
     most = min(products // 2, H.size)
-    span, radius = OrthonormalBasis(probes.like(), kept=most), math.sqrt(H.size)
+    left_out, radius = LeftOutProbes(H, probes, most), math.sqrt(H.size)
     for count in blocks(H, most):
-        new = radius * probes.sphere(count)
-        new_images = H.rows(new)
-        _extend(span, new_images, probes)
-        tests, images = torch.cat([tests, new]), torch.cat([images, new_images])
-        basis = span.first(len(tests))
-        products_of_basis = torch.cat([products_of_basis, H.rows(basis[-count:])])
-        if len(tests) > 1:
-            yield _leave_one_out(tests, images, basis, products_of_basis)
+        left_out.extend(radius * probes.sphere(count))
+        if len(left_out) > 1:
+            yield _leave_one_out(left_out)
 
 
-def _leave_one_out(tests: Tensor, images: Tensor, basis: Tensor, products: Tensor) -> _Estimate:
+def _leave_one_out(probes: LeftOutProbes) -> _Estimate:
+    tests, basis, products = probes.tests, probes.basis, probes.products_of_basis
     count, size = tests.shape
     inner = (basis @ products.T).double()
     coefficients = (basis @ tests.T).double()
-    left, is_needed = _own_directions(basis, images)
+    left, is_needed = probes.own_directions()
     kept = coefficients - left * (left * coefficients).sum(0)
     weights = kept.T.to(tests.dtype)
-    outside, image = tests - weights @ basis, images - weights @ products
+    outside, image = tests - weights @ basis, probes.images - weights @ products
     # The part of a probe outside the subspace is scaled to the length of a random vector there,
     # which XTrace's authors found to lower the variance.
     dimensions = size - count + is_needed.double()
@@ -288,29 +247,7 @@ def _leave_one_out(tests: Tensor, images: Tensor, basis: Tensor, products: Tenso
     whole = inner.trace() - (left * (inner @ left)).sum(0)
     found = _mean((whole + scale * _quadratic_forms(outside, image)).cpu())
     is_settled = found.is_settled or count == size
-    return _Estimate(found.value, _SHARED_SUBSPACE * found.stderr, is_settled)
-
-
-def _own_directions(basis: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the direction that each image alone adds to the subspace, as columns, or 0 if none."""
-    triangle = (basis @ images.T).double()
-    inverse = torch.linalg.pinv(triangle, rtol=100 * torch.finfo(images.dtype).eps)
-    is_needed = (inverse @ triangle).diagonal() > 0.99
-    left = inverse.T * is_needed
-    return left / left.norm(dim=0).clamp(min=_TINY), is_needed
-
-
-def _extend(basis: OrthonormalBasis, images: Tensor, probes: Probes) -> None:
-    """Add to a basis each image's part outside it, or a random direction where that is nothing."""
-    for image in images:
-        row = image.clone()
-        least = ROUNDING[row.dtype] * float(torch.linalg.vector_norm(row, dtype=torch.float64))
-        _, left = basis.orthogonalise(row)
-        if left <= least:
-            # What rounding leaves may lie in the basis: that direction would count twice.
-            row = probes.sphere(1)[0]
-            _, left = basis.orthogonalise(row)
-        basis.append(row.div_(left))
+    return _Estimate(found.value, SHARED_SUBSPACE * found.stderr, is_settled)
 
 
 def _orthogonal_part(rows: Tensor, basis: Tensor) -> Tensor:

@@ -131,7 +131,6 @@ def test_all_instruments_take_it() -> None:
         ([("11.bias", None)], TypeError, r"params\[0\] must be a parameter .*named_parameters"),
         ("", ValueError, "params='' is empty"),
     ],
-    ids=str,
 )  # fmt: skip
 def test_what_chooses_nothing_is_refused(params, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):

@@ -10,6 +10,7 @@ import torch
 
 from helpers.known_spectra import dense_hessian, interrupting, matrix, operator, small_network
 from steppe.landscape import Operator, density, hessian
+from steppe.landscape.spectra.density import _with_half_the_steps
 
 
 def integral(found) -> float:
@@ -133,3 +134,48 @@ def test_numpys_errors_may_be_raised() -> None:
     with np.errstate(all="raise"):
         found = density(operator(matrix(torch.linspace(0, 1, 40))), steps=20)
     assert integral(found) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.thorough
+def test_effective_dimension_is_the_spectrums() -> None:
+    """Within its error, which is that of the spread over seeds; negative values count as none."""
+    spectrum = torch.cat([torch.logspace(1, -4, 140), -torch.logspace(0, -3, 20)]).double()
+    H = operator(matrix(spectrum))
+    found = [density(H, probes=8, steps=40, seed=seed) for seed in range(20)]
+    for alpha in (1e-3, 0.1, 10.0):
+        positive = spectrum.clamp(min=0)
+        truth = float((positive / (positive + alpha)).sum())
+        values, reported = np.array([each.effective_dimension(alpha) for each in found]).T
+        errors = values - truth
+        assert (np.abs(errors) < 2.5 * reported).mean() >= 0.9
+        # Where the steps resolve α; eight probes scatter like Student's t of seven degrees.
+        if alpha > 0.01:
+            assert abs(errors.mean()) < 4 * errors.std() / math.sqrt(20)
+            assert 0.6 < np.sqrt(np.square(reported).mean()) / errors.std() < 2.0
+
+
+def test_half_the_steps_are_those_of_a_shorter_run() -> None:
+    H = operator(matrix(torch.logspace(1, -4, 80)))
+    whole = density(H, probes=1, steps=40)
+    shorter = density(H, probes=1, steps=20)
+    nodes, weights = _with_half_the_steps(whole.nodes[0], whole.weights[0])
+    assert nodes == pytest.approx(shorter.nodes[0], abs=1e-9)
+    assert weights == pytest.approx(shorter.weights[0], abs=1e-9)
+
+
+def test_effective_dimension_of_a_networks_hessian() -> None:
+    values = torch.linalg.eigvalsh(dense_hessian()).clamp(min=0)
+    found = density(operator(dense_hessian()), probes=8, steps=60)
+    for alpha in (0.01, 0.1):
+        value, error = found.effective_dimension(alpha)
+        assert abs(value - float((values / (values + alpha)).sum())) < 3 * error
+
+
+def test_effective_dimension_takes_positive_numbers() -> None:
+    found = density(operator(torch.eye(3)))
+    assert found.effective_dimension(1.0)[0] == pytest.approx(1.5)
+    for alpha in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="alpha"):
+            found.effective_dimension(alpha)
+    with pytest.raises(TypeError, match="alpha"):
+        found.effective_dimension("1")

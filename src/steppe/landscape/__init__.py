@@ -17,6 +17,7 @@ from steppe.landscape.objective.loss_weight import LossFunction
 from steppe.landscape.objective.loss_weight import Weight as Weight
 from steppe.landscape.objective.objective import Objective
 from steppe.landscape.objective.sample_groups import cut as cut
+from steppe.landscape.operators.fisher import empirical_fisher, fisher
 from steppe.landscape.operators.hessian import ggn, hessian
 from steppe.landscape.operators.operator import Operator
 from steppe.landscape.operators.preconditioned import Preconditioned, preconditioned
@@ -94,6 +95,8 @@ __all__ = [
     "by_layer",
     "density",
     "diagonal",
+    "empirical_fisher",
+    "fisher",
     "ggn",
     "hessian",
     "line",

@@ -89,12 +89,12 @@ class DoubleBackward:
 def of_hessian(objective: Objective, batch: Batch) -> tuple[RowProduct, float]:
     """Differentiate the gradient once more, along a vector."""
     loss, weight = objective.weighted_loss(batch, *objective.outputs(batch))
-    _check_functions(loss)
+    check_functions(loss)
     grads = derivatives(loss, objective.params, create_graph=True)
-    _check_graph(grads)
+    check_graph(grads)
 
     def product(row: Tensor, is_needed_again: bool) -> Tensor:
-        slope = _Slope(grads, objective.split(row))
+        slope = Slope(grads, objective.split(row))
         return flat_vector(slope.by(objective.params, is_needed_again))
 
     return product, weight
@@ -103,14 +103,14 @@ def of_hessian(objective: Objective, batch: Batch) -> tuple[RowProduct, float]:
 def of_gauss_newton(objective: Objective, batch: Batch) -> tuple[RowProduct, float]:
     """Multiply by G = Jᵀ·∇²ℓ·J: Jᵀu is linear in u, so its derivative by u along v is Jv."""
     found, targets = objective.outputs(batch)
-    outputs = _tensor_of(found)
+    outputs = tensor_of(found, "ggn")
     leaf = outputs.detach().requires_grad_()
     # Not the leaf itself, into which no loss could write.
     loss, weight = objective.weighted_loss(batch, leaf.clone(), targets)
     _check_reads_outputs_only(objective, loss)
     slopes = derivatives(loss, [leaf], create_graph=True)
-    _check_graph(slopes)
-    _check_functions(outputs)
+    check_graph(slopes)
+    check_functions(outputs)
     if not outputs.requires_grad:
         # They do not depend on the parameters.
         return lambda row, is_needed_again: torch.zeros_like(row), weight
@@ -119,18 +119,18 @@ def of_gauss_newton(objective: Objective, batch: Batch) -> tuple[RowProduct, flo
         outputs, objective.params, direction, create_graph=True, allow_unused=True,
         materialize_grads=True,
     )  # fmt: skip
-    _check_graph(pulled)
+    check_graph(pulled)
 
     def product(row: Tensor, is_needed_again: bool) -> Tensor:
-        (pushed,) = _Slope(pulled, objective.split(row)).by([direction], is_needed_again)
-        (curved,) = _Slope(slopes, [pushed]).by([leaf], is_needed_again)
-        parts = _Slope([outputs], [curved]).by(objective.params, is_needed_again)
+        (pushed,) = Slope(pulled, objective.split(row)).by([direction], is_needed_again)
+        (curved,) = Slope(slopes, [pushed]).by([leaf], is_needed_again)
+        parts = Slope([outputs], [curved]).by(objective.params, is_needed_again)
         return flat_vector(parts)
 
     return product, weight
 
 
-def _check_functions(value: Tensor) -> None:
+def check_functions(value: Tensor) -> None:
     """Refuse functions of the user's whose backward pass has no derivative, as in NumPy.
 
     A backward pass is linear in the gradient that it is given, so it depends on that.
@@ -154,7 +154,7 @@ def _check_functions(value: Tensor) -> None:
                 raise RuntimeError(_NO_DERIVATIVE)
 
 
-class _Slope(NamedTuple):
+class Slope(NamedTuple):
     """The inner product of some tensors with vectors, to be differentiated."""
 
     tensors: Sequence[Tensor]
@@ -268,7 +268,7 @@ def finite_differences(objective: Objective, rows: Tensor) -> Tensor:
     return torch.stack(products)
 
 
-def _check_graph(grads: Sequence[Tensor]) -> None:
+def check_graph(grads: Sequence[Tensor]) -> None:
     """Refuse functions marked ``once_differentiable``: autograd would take them for constants.
 
     Their backward puts a node named Error into the graph, which raises only if it is reached.
@@ -319,12 +319,20 @@ def _or_zeros(tangent: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros_like(like) if tangent is None else tangent.detach()
 
 
-def _tensor_of(outputs: Any) -> Tensor:
+def tensor_of(outputs: Any, who: str) -> Tensor:
+    """Return the tensor that a model returns, or the one named ``logits``.
+
+    Raises
+    ------
+    ValueError
+        There is none; the message names who needs it.
+    """
     logits = part_named("logits", outputs)
     found = outputs if logits is None else logits
     if not isinstance(found, Tensor):
         raise ValueError(
-            f"the model returns {type(outputs).__name__}: ggn needs one tensor, or one named logits"
+            f"the model returns {type(outputs).__name__}: {who} needs one tensor, or one named "
+            "logits"
         )
     return found
 

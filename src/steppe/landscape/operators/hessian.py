@@ -138,7 +138,7 @@ def hessian(
     objective = Objective(model, loss_fn, data, params=params, train=train, weight=weight)
     if product == "finite-differences":
         objective.check_precision("product='finite-differences'")
-        return _operator(
+        return operator_of(
             objective,
             lambda rows: finite_differences(objective, rows),
             asymmetry=_of_differences,
@@ -146,8 +146,8 @@ def hessian(
         )
     if product == "double-backward":
         double_backward = DoubleBackward(objective, of_hessian)
-        return _operator(objective, double_backward.products, double_backward.held)
-    return _operator(objective, lambda rows: forward_over_reverse(objective, rows))
+        return operator_of(objective, double_backward.products, double_backward.held)
+    return operator_of(objective, lambda rows: forward_over_reverse(objective, rows))
 
 
 def ggn(
@@ -164,7 +164,8 @@ def ggn(
     .. math:: G = \frac{1}{N} \sum_i J_i^⊤ \, ∇^2_{f} ℓ(f(x_i), y_i) \, J_i
 
     with J the Jacobian of the model's outputs f: the Hessian less the term with the model's own
-    second derivatives. It has no negative eigenvalues where the loss is convex in the outputs.
+    second derivatives. It has no negative eigenvalues where the loss is convex in the outputs. Of
+    cross-entropy and squared error it is the Fisher matrix: :func:`fisher`.
 
     Parameters
     ----------
@@ -201,16 +202,18 @@ def ggn(
         raise ValueError("loss_fn=None: ggn needs the loss as a function of the model's outputs")
     objective = Objective(model, loss_fn, data, params=params, train=train, weight=weight)
     double_backward = DoubleBackward(objective, of_gauss_newton)
-    return _operator(objective, double_backward.products, double_backward.held)
+    return operator_of(objective, double_backward.products, double_backward.held)
 
 
-def _operator(
+def operator_of(
     objective: Objective,
     product: Callable[[Tensor], Tensor],
     held: Callable[[], AbstractContextManager[None]] = nullcontext,
     asymmetry: Callable[[float], float] = asymmetry_of,
     error: Callable[[float], float] = lambda precision: _ROUNDINGS * precision,
 ) -> Operator:
+    """Return the operator of an objective's products, given how they are computed and rounded."""
+
     def checked(rows: Tensor) -> Tensor:
         # By parameters that have been exchanged since, all derivatives would be zero.
         checked_params(objective.model, objective.params)

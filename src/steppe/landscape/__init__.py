@@ -53,6 +53,7 @@ from steppe.landscape.spectra.density import Density, density
 from steppe.landscape.spectra.diagonal import Diagonal, diagonal
 from steppe.landscape.spectra.eigenvalues import Eigenvalues, top_eigenvalues
 from steppe.landscape.spectra.trace import Trace, trace
+from steppe.landscape.spectra.update_sharpness import UpdateSharpness, update_sharpness
 from steppe.landscape.surfaces._directions import checked_direction as checked_direction
 from steppe.landscape.surfaces._interpolation import interpolation as interpolation
 from steppe.landscape.surfaces.barrier import Barrier, barrier
@@ -89,6 +90,7 @@ __all__ = [
     "Sharpness",
     "Trace",
     "Trajectory",
+    "UpdateSharpness",
     "WeightNoise",
     "WeightTails",
     "barrier",
@@ -107,5 +109,6 @@ __all__ = [
     "sharpness",
     "top_eigenvalues",
     "trace",
+    "update_sharpness",
     "weight_tails",
 ]

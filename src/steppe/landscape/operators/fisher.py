@@ -176,7 +176,7 @@ def _of_gradients(objective: Objective, batch: Batch) -> tuple[RowProduct, float
 def _check_natural(loss_fn: Any) -> None:
     """Refuse losses that are not known as minus the logarithm of a likelihood."""
     options: dict[str, Any] = {}
-    base = loss_fn
+    base: Any = loss_fn
     while isinstance(base, partial) and not base.args:
         base, options = base.func, {**base.keywords, **options}
     if isinstance(base, nn.Module):

@@ -8,6 +8,7 @@ from steppe.landscape.curvature_by_layer import CurvatureByLayer, LayerCurvature
 from steppe.landscape.curvature_report import CurvatureReport, profile
 from steppe.landscape.monitoring.monitor import Monitor
 from steppe.landscape.monitoring.run_measurement import RunMeasurement
+from steppe.landscape.noise_scale import NoiseScale, noise_scale
 from steppe.landscape.objective.batches import Batch as Batch
 from steppe.landscape.objective.batches import Batches
 from steppe.landscape.objective.batches import read_batch as read_batch
@@ -78,6 +79,7 @@ __all__ = [
     "Line",
     "LossFunction",
     "Monitor",
+    "NoiseScale",
     "Objective",
     "Operator",
     "Perturbed",
@@ -102,6 +104,7 @@ __all__ = [
     "ggn",
     "hessian",
     "line",
+    "noise_scale",
     "plane",
     "preconditioned",
     "profile",

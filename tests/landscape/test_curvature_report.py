@@ -64,6 +64,22 @@ def test_the_optimizers_preconditioner_is_in_it() -> None:
     assert "unstable" in str(profile(model, loss_fn, data, optimizer))
 
 
+def test_around_gradient_descent_the_threshold_is_sams_own() -> None:
+    """Long and Bartlett's: SAM is unstable where the base would be at λ + ρλ²/‖g‖."""
+    model, loss_fn, data, adam = trained()
+    base = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.5)
+    plain = profile(model, loss_fn, data, base)
+    assert (plain.threshold, plain.is_sams) == (pytest.approx(6.0), False)
+    card = profile(model, loss_fn, data, steppe.SAM(base, rho=0.3))
+    assert card.is_sams
+    edge = card.threshold
+    assert edge + 0.3 * edge**2 / card.gradient_norm == pytest.approx(6.0)
+    assert "threshold of SAM" in str(card)
+    assert card.preconditioned.values[0] == pytest.approx(plain.preconditioned.values[0])
+    around = profile(model, loss_fn, data, steppe.SAM(adam, rho=0.3))
+    assert (around.threshold, around.is_sams) == (pytest.approx(3800.0), False)
+
+
 def test_the_model_is_left_as_found() -> None:
     model, loss_fn, data, optimizer = trained()
     before = snapshot(model)

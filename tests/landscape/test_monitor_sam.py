@@ -8,7 +8,7 @@ from torch import nn
 
 import steppe
 from steppe.landscape import Monitor
-from steppe.landscape.monitoring.stability_of_sam import sam_threshold
+from steppe.landscape.operators.stability_of_sam import sam_threshold
 
 ETA = 0.1
 

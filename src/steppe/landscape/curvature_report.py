@@ -24,6 +24,7 @@ from steppe.landscape.objective.parameter_choice import Params
 from steppe.landscape.operators.hessian import Product, hessian
 from steppe.landscape.operators.operator import Operator
 from steppe.landscape.operators.preconditioned import preconditioned
+from steppe.landscape.operators.stability_of_sam import threshold_of_sam
 from steppe.landscape.result import Result
 from steppe.landscape.row_table import row_table, row_text
 from steppe.landscape.spectra.density import Density, density
@@ -76,6 +77,9 @@ class CurvatureReport(Result):
         The largest eigenvalue of the Hessian scaled by the optimizer's preconditioner.
     threshold : float
         The value of ``preconditioned`` from which the optimizer is unstable.
+    is_sams : bool
+        Whether ``threshold`` is SAM's own, which is lower than the base optimizer's and depends on
+        the gradient's norm: of SAM along the gradient around SGD. Of others it is the base's.
     steepest, random : Line
         The loss along the first eigenvector, and along a random filter-normalised direction, to
         distance 1. ``random`` is None where no parameter has filters.
@@ -101,6 +105,7 @@ class CurvatureReport(Result):
     average: Sharpness | None = None
     preconditioned: Eigenvalues | None = None
     threshold: float | None = None
+    is_sams: bool = False
     steepest: Line | None = field(default=None, repr=False)
     random: Line | None = field(default=None, repr=False)
 
@@ -189,7 +194,8 @@ class CurvatureReport(Result):
         verdict = "stable" if share < 1.0 else "unstable"
         remark = remark_on(self.preconditioned) or "after the optimizer's preconditioner"
         yield "λ_max(PH)", with_error(value, error), remark
-        yield "threshold", f"{self.threshold:.4g}", f"λ_max(PH) is {share:.1%} of it: {verdict}"
+        name = "threshold of SAM" if self.is_sams else "threshold"
+        yield name, f"{self.threshold:.4g}", f"λ_max(PH) is {share:.1%} of it: {verdict}"
 
     @staticmethod
     def _draw(axes: "Axes", found: Any, plot: Callable[[Any, "Axes"], Any]) -> None:
@@ -279,6 +285,11 @@ def profile(
     operator = None if optimizer is None else preconditioned(H, optimizer)
     rise = partial(sharpness, model, loss_fn, data, seed=seed, **common)
     along = partial(line, model, loss_fn, data, reach=_REACH, points=_POINTS, **common)
+    threshold, is_sams = None, False
+    if operator is not None:
+        own = threshold_of_sam(optimizer, operator, gradient.norm().item())
+        is_sams = own is not None
+        threshold = operator.threshold if own is None else own * float(operator.diagonal[0])
     measured: dict[str, Any] = {}
     # In the order of importance, as Ctrl-C may end it.
     stages: dict[str, Callable[[], Any]] = {
@@ -303,7 +314,8 @@ def profile(
         loss=loss,
         gradient_norm=gradient.norm().item(),
         products=H.products,
-        threshold=None if operator is None else operator.threshold,
+        threshold=threshold,
+        is_sams=is_sams,
         **measured,
     )
 

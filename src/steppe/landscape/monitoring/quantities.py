@@ -12,7 +12,6 @@ from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from steppe._shared.messages import first_line
 from steppe._shared.progress import silent
-from steppe.landscape.monitoring.stability_of_sam import is_constant, threshold_of_sam
 from steppe.landscape.monitoring.update_size import relative_update
 from steppe.landscape.objective.batches import Batch
 from steppe.landscape.objective.loss_weight import LossFunction
@@ -20,6 +19,7 @@ from steppe.landscape.objective.objective import Objective
 from steppe.landscape.operators.hessian import Product, hessian
 from steppe.landscape.operators.operator import Operator
 from steppe.landscape.operators.preconditioned import preconditioned, wrapped_optimizer
+from steppe.landscape.operators.stability_of_sam import is_constant, threshold_of_sam
 from steppe.landscape.spectra.eigenvalues import top_eigenvalues
 from steppe.landscape.surfaces.sharpness import sharpness
 

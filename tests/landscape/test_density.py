@@ -10,7 +10,7 @@ import torch
 
 from helpers.known_spectra import dense_hessian, interrupting, matrix, operator, small_network
 from steppe.landscape import Operator, density, hessian
-from steppe.landscape.spectra.density import _with_half_the_steps
+from steppe.landscape.spectra._fewer_steps import with_half_the_steps
 
 
 def integral(found) -> float:
@@ -158,7 +158,7 @@ def test_half_the_steps_are_those_of_a_shorter_run() -> None:
     H = operator(matrix(torch.logspace(1, -4, 80)))
     whole = density(H, probes=1, steps=40)
     shorter = density(H, probes=1, steps=20)
-    nodes, weights = _with_half_the_steps(whole.nodes[0], whole.weights[0])
+    nodes, weights = with_half_the_steps(whole.nodes[0], whole.weights[0])
     assert nodes == pytest.approx(shorter.nodes[0], abs=1e-9)
     assert weights == pytest.approx(shorter.weights[0], abs=1e-9)
 

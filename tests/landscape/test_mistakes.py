@@ -88,15 +88,15 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     ),
     "one parameter": (
         lambda: hessian(model := network(), F.cross_entropy, DATA, params=model[0].weight),
-        TypeError, "params must be a list of the model's parameters, got Parameter",
+        TypeError, "params must be a list of the model's parameters.*got Parameter",
     ),
     "named parameters": (
         lambda: hessian(m := network(), F.cross_entropy, DATA, params=m.named_parameters()),
-        TypeError, r"params\[0\] must be a parameter of the model, got tuple",
+        TypeError, r"params\[0\] must be a parameter of the model.*got tuple",
     ),
     "a dictionary of parameters": (
         lambda: hessian(m := network(), F.cross_entropy, DATA, params=dict(m.named_parameters())),
-        TypeError, "params must be a list of the model's parameters, got dict",
+        TypeError, "params must be a list of the model's parameters.*got dict",
     ),
     "weight": (
         lambda: hessian(network(), F.cross_entropy, DATA, weight=lambda o, t: None).matvec(

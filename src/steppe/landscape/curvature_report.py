@@ -23,7 +23,7 @@ from steppe.landscape.objective.objective import Objective
 from steppe.landscape.objective.parameter_choice import Params
 from steppe.landscape.operators.hessian import Product, hessian
 from steppe.landscape.operators.operator import Operator
-from steppe.landscape.operators.preconditioned import preconditioned
+from steppe.landscape.operators.preconditioned import Preconditioned, preconditioned
 from steppe.landscape.operators.stability_of_sam import threshold_of_sam
 from steppe.landscape.result import Result
 from steppe.landscape.row_table import row_table, row_text
@@ -285,11 +285,6 @@ def profile(
     operator = None if optimizer is None else preconditioned(H, optimizer)
     rise = partial(sharpness, model, loss_fn, data, seed=seed, **common)
     along = partial(line, model, loss_fn, data, reach=_REACH, points=_POINTS, **common)
-    threshold, is_sams = None, False
-    if operator is not None:
-        own = threshold_of_sam(optimizer, operator, gradient.norm().item())
-        is_sams = own is not None
-        threshold = operator.threshold if own is None else own * float(operator.diagonal[0])
     measured: dict[str, Any] = {}
     # In the order of importance, as Ctrl-C may end it.
     stages: dict[str, Callable[[], Any]] = {
@@ -314,10 +309,21 @@ def profile(
         loss=loss,
         gradient_norm=gradient.norm().item(),
         products=H.products,
-        threshold=threshold,
-        is_sams=is_sams,
+        **_threshold(optimizer, operator, gradient.norm().item()),
         **measured,
     )
+
+
+def _threshold(
+    optimizer: Optimizer | None, operator: Preconditioned | None, gradient_norm: float
+) -> dict[str, Any]:
+    """Return the eigenvalue from which steps are unstable, and whether it is SAM's own."""
+    if operator is None:
+        return {}
+    own = threshold_of_sam(optimizer, operator, gradient_norm)
+    if own is None:
+        return {"threshold": operator.threshold}
+    return {"threshold": own * float(operator.diagonal[0]), "is_sams": True}
 
 
 def _eigenvalues(H: Operator, count: int, which: Which, seed: int) -> Eigenvalues:

@@ -14,6 +14,7 @@ from steppe._shared.validation import check_integer, check_number
 from steppe.landscape._drawing import BLUE, axes_for
 from steppe.landscape.operators.operator import Operator, check_operator
 from steppe.landscape.result import Result
+from steppe.landscape.spectra._fewer_steps import with_half_the_steps
 from steppe.landscape.spectra._orthonormal_basis import ROUNDING, OrthonormalBasis
 from steppe.landscape.spectra._probes import Probes
 from steppe.landscape.spectra._symmetry import SymmetryCheck
@@ -136,7 +137,7 @@ class Density(Result):
 
         each = shares(self.nodes, self.weights)
         coarse = [
-            float(shares(*_with_half_the_steps(*pair)))
+            float(shares(*with_half_the_steps(*pair)))
             for pair in zip(self.nodes, self.weights, strict=True)
         ]
         # As λ/(λ + α) rises by at most 1/α for each of λ's units.
@@ -348,24 +349,6 @@ def _density(
         reason=reason,
         rounding=rounding,
     )
-
-
-def _with_half_the_steps(nodes: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Return the quadrature that half of the steps would have given.
-
-    Lanczos' method on the nodes, from the weights' roots, finds the tridiagonal matrix again.
-    """
-    kept = weights > 0
-    nodes, vector = nodes[kept], np.sqrt(weights[kept])
-    steps = max(1, len(nodes) // 2)
-    basis = np.zeros((steps, len(nodes)))
-    for step in range(steps):
-        basis[step] = vector / np.linalg.norm(vector)
-        vector = nodes * basis[step]
-        for _ in range(2):
-            vector -= basis[: step + 1].T @ (basis[: step + 1] @ vector)
-    found, vectors = np.linalg.eigh((basis * nodes) @ basis.T)
-    return found, vectors[0] ** 2
 
 
 def _error_of_mean(each: Floats) -> Floats:

@@ -24,15 +24,15 @@ SPARE = 10
 
 _TINY = 1e-300
 
-# The search goes on until this part of the tolerance is reached. Where eigenvalues lie close
+#: The search goes on until this part of the tolerance is reached. Where eigenvalues lie close
 # together, stopping at the tolerance itself missed one of four in 6 of 400 runs at 1e-3; going on
 # missed one in 1 run, and took two products more.
-_CAUTION = 0.1
+CAUTION = 0.1
 
 # Length of the random part of a start vector that is given, whose own part makes it up to 1. With
 # 0.1 and with 0.3 searches that verify nothing took as long, and 2 of 72 missed a larger value;
 # those that verify took a product or two more than from a random vector alone, with either.
-_RANDOM_SHARE = 0.3
+RANDOM_SHARE = 0.3
 
 # The ends of the spectrum that are looked at: at 1 the largest values, at −1 the smallest.
 ENDS: dict[str, tuple[int, ...]] = {"LM": (1, -1), "LA": (1,), "SA": (-1,)}
@@ -79,7 +79,7 @@ class ThickRestartLanczos:
         # values of its own that are far from converged make the present bounds worse.
         self.before_round: Floats = np.full(k, np.inf)
         # Nothing once another sequence has begun: then its relations hold no more.
-        self.start: StartVector | None = StartVector(1.0 if start is None else _RANDOM_SHARE)
+        self.start: StartVector | None = StartVector(1.0 if start is None else RANDOM_SHARE)
         # Whether none is missed, or nobody asks: before the first value, and before the others.
         self.is_first_verified = self.is_verified = not verify
         self._start_sequence(start)
@@ -150,7 +150,7 @@ class ThickRestartLanczos:
         """Return which pending vector comes next: the one that residuals owe most to."""
         if self.round is not None or len(self.projected) < self.k:
             return len(self.pending) - 1
-        waiting = ~self._have_converged(_CAUTION * self.tol)
+        waiting = ~self._have_converged(CAUTION * self.tol)
         owed = np.abs(self.rows @ self.mixing[:, : self.k])[:, waiting]
         return int(owed.max(axis=1, initial=0.0).argmax())
 
@@ -245,7 +245,7 @@ class ThickRestartLanczos:
         self.is_first_verified |= self.is_verified
 
     def _has_converged_so_far(self) -> bool:
-        return bool(self._have_converged(_CAUTION * self.tol).all())
+        return bool(self._have_converged(CAUTION * self.tol).all())
 
     def _have_converged(self, tol: float) -> Flags:
         return has_converged(self.values[: self.k], self.errors(), tol, self._rounding())
@@ -279,7 +279,7 @@ class ThickRestartLanczos:
     def _start_sequence(self, start: Tensor | None = None) -> None:
         """Let a random vector come next, or one near a given vector."""
         random = self._random_vector()
-        self.pending.append(random if start is None else _between(start, random))
+        self.pending.append(random if start is None else between(start, random))
         self.rows = np.vstack([self.rows, np.zeros((1, self.rows.shape[1]))])
 
     def _random_vector(self) -> Tensor:
@@ -289,7 +289,7 @@ class ThickRestartLanczos:
         return row.div_(norm)
 
 
-def _between(start: Tensor, random: Tensor) -> Tensor:
+def between(start: Tensor, random: Tensor) -> Tensor:
     """Return a unit vector near a given one, with a random part."""
-    vector = math.sqrt(1 - _RANDOM_SHARE**2) * start + _RANDOM_SHARE * random
+    vector = math.sqrt(1 - RANDOM_SHARE**2) * start + RANDOM_SHARE * random
     return vector.div_(float(torch.linalg.vector_norm(vector, dtype=torch.float64)))

@@ -23,6 +23,7 @@ from steppe.landscape.result import Result
 from steppe.landscape.spectra._lanczos import SPARE, ThickRestartLanczos
 from steppe.landscape.spectra._orthonormal_basis import ROUNDING
 from steppe.landscape.spectra._repeated_values import ORDER
+from steppe.landscape.spectra._three_vectors import ThreeVectorLanczos
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,8 +44,8 @@ class Eigenvalues(Result):
     values : ndarray
         The k eigenvalues, the wanted end of the spectrum first, in float64; shape (k,).
     vectors : Tensor
-        Unit eigenvectors as columns, shape (size, k), in the operator's format; not in
-        :meth:`to_dict`.
+        Unit eigenvectors as columns, shape (size, k), in the operator's format, or (size, 0) where
+        none were wanted; not in :meth:`to_dict`.
     residuals : ndarray
         r = ‖Hv − λv‖ of each pair, shape (k,): an eigenvalue of H lies no farther from λ.
     errors : ndarray
@@ -101,6 +102,8 @@ class Eigenvalues(Result):
         return axes
 
 
+_Search = ThickRestartLanczos | ThreeVectorLanczos
+
 # Measured in float32 beside 1 and .7: a third of 3e-5 is missed in half of the searches, where the
 # basis is exhausted up to rounding, and one of 1e-4 is not.
 _RESOLVED = 100
@@ -116,6 +119,7 @@ def top_eigenvalues(
     max_products: int | None = None,
     start: Tensor | None = None,
     verify: bool = True,
+    vectors: bool = True,
 ) -> Eigenvalues:
     r"""Find the k outermost eigenvalues of a symmetric operator, with their vectors.
 
@@ -149,6 +153,9 @@ def top_eigenvalues(
         Whether the search goes on until no eigenvalue can be missed. False ends it as soon as
         values have converged, near ``start`` in half as many products; the values found are
         eigenvalues all the same, but larger ones may have been missed.
+    vectors : bool, default True
+        Whether vectors are wanted. False, for k = 1 alone, keeps three vectors in memory and not
+        k + 10 or more, as large models need it: by the three-term recurrence, and without restarts.
 
     Returns
     -------
@@ -158,11 +165,11 @@ def top_eigenvalues(
     Raises
     ------
     ValueError
-        ``k``, ``which``, ``tol`` or ``max_products`` is out of range, a product is not finite, or
-        ``start`` has another shape, is zero or not finite.
+        ``k``, ``which``, ``tol`` or ``max_products`` is out of range, a product is not finite,
+        ``start`` has another shape, is zero or not finite, or ``vectors=False`` with k > 1.
     TypeError
         ``H`` is no operator, ``tol`` no number, ``k``, ``seed`` or ``max_products`` no integer,
-        ``start`` no tensor of real numbers, or ``verify`` no bool.
+        ``start`` no tensor of real numbers, or ``verify`` or ``vectors`` no bool.
 
     Notes
     -----
@@ -207,18 +214,19 @@ def top_eigenvalues(
     if not 0 < tol < math.inf:
         raise ValueError(f"tol={tol} must be a finite number above 0")
     k = int(k)
-    if not isinstance(verify, bool):
-        raise TypeError(f"verify must be True or False, got {verify!r}")
+    for name, value in {"verify": verify, "vectors": vectors}.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
+    if not vectors and k > 1:
+        raise ValueError(f"vectors=False finds one eigenvalue, and k={k}: expected k=1")
     if start is not None:
         start = _unit_start(H, start)
-    limit = 20 * k + 200
-    if max_products is not None:
-        check_integer(max_products=max_products)
-        limit = int(max_products)
-    if limit < k:
-        raise ValueError(f"max_products={max_products} must be at least k={k}")
-    capacity = min(H.size, max(k + SPARE, _BASIS_BYTES // max(H.size * H.dtype.itemsize, 1)))
-    search = ThickRestartLanczos(H, k, which, tol, seed, capacity, start, verify)
+    limit = _limit(k, max_products)
+    search: _Search
+    if vectors:
+        search = ThickRestartLanczos(H, k, which, tol, seed, _capacity(H, k), start, verify)
+    else:
+        search = ThreeVectorLanczos(H, which, tol, seed, start, verify)
     was_interrupted = False
     with progress(f"{k} eigenvalues", limit) as advance, H.held():
         try:
@@ -234,6 +242,21 @@ def top_eigenvalues(
     return _result(search, reason)
 
 
+def _limit(k: int, max_products: int | None) -> int:
+    if max_products is None:
+        return 20 * k + 200
+    check_integer(max_products=max_products)
+    if max_products < k:
+        raise ValueError(f"max_products={max_products} must be at least k={k}")
+    return int(max_products)
+
+
+def _capacity(H: Operator, k: int) -> int:
+    """Return how many vectors a basis has before the search restarts."""
+    room = _BASIS_BYTES // max(H.size * H.dtype.itemsize, 1)
+    return min(H.size, max(k + SPARE, room))
+
+
 def _unit_start(H: Operator, start: Tensor) -> Tensor:
     if not isinstance(start, Tensor) or start.is_complex():
         got = start.dtype if isinstance(start, Tensor) else type(start).__name__
@@ -247,7 +270,7 @@ def _unit_start(H: Operator, start: Tensor) -> Tensor:
     return (vector / norm).to(H.dtype)
 
 
-def _result(search: ThickRestartLanczos, reason: str) -> Eigenvalues:
+def _result(search: _Search, reason: str) -> Eigenvalues:
     """Return the wanted pairs of a search, which cannot go on: its basis is overwritten."""
     k = search.k
     values, residuals = search.values[:k], search.residuals[:k]
@@ -259,10 +282,9 @@ def _result(search: ThickRestartLanczos, reason: str) -> Eigenvalues:
     if len(search.values) < search.H.size:
         errors = np.where(np.abs(values) < resolved, np.maximum(errors, resolved), errors)
     converged = search.converged()
-    search.basis.rotate(search.mixing[:, :k])
     return Eigenvalues(
         values=values,
-        vectors=search.basis.first(k).T,
+        vectors=_vectors(search),
         residuals=residuals,
         errors=errors,
         converged=converged,
@@ -271,3 +293,11 @@ def _result(search: ThickRestartLanczos, reason: str) -> Eigenvalues:
         asymmetry=search.symmetry.asymmetry,
         reason="" if converged.all() else reason,
     )
+
+
+def _vectors(search: _Search) -> Tensor:
+    """Return the wanted vectors as columns, in the basis' memory; none where none were kept."""
+    if isinstance(search, ThreeVectorLanczos):
+        return search.probes.like().new_empty(search.H.size, 0)
+    search.basis.rotate(search.mixing[:, : search.k])
+    return search.basis.first(search.k).T

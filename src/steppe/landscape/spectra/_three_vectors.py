@@ -150,5 +150,5 @@ def _dot(one: Tensor, other: Tensor) -> float:
 
 def _norm(vector: Tensor) -> float:
     """Return ‖v‖ in float64, without a copy of all of v in that format."""
-    pieces = [torch.linalg.vector_norm(x, dtype=torch.float64) for x in vector.split(_PIECE)]
+    pieces = [torch.linalg.vector_norm(x, dtype=torch.float64) for x in torch.split(vector, _PIECE)]
     return float(torch.linalg.vector_norm(torch.stack(pieces)))

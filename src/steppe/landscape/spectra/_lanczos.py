@@ -3,42 +3,23 @@
 :func:`~steppe.landscape.top_eigenvalues` runs the search that stands here.
 """
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from steppe._shared.array_types import Flags, Floats
+from steppe._shared.array_types import Floats
 from steppe._shared.interrupts import uninterrupted
 from steppe.landscape.operators.operator import Operator
-from steppe.landscape.spectra._convergence import error_bounds, has_converged
-from steppe.landscape.spectra._misconvergence import StartVector
+from steppe.landscape.spectra._convergence import error_bounds
 from steppe.landscape.spectra._orthonormal_basis import ROUNDING, OrthonormalBasis, dots
-from steppe.landscape.spectra._probes import Probes
-from steppe.landscape.spectra._repeated_values import ORDER, Round
-from steppe.landscape.spectra._symmetry import SymmetryCheck
+from steppe.landscape.spectra._repeated_values import Round
+from steppe.landscape.spectra._search import LanczosSearch, between
 
 # Vectors kept beside the k wanted ones: fewer slow convergence down, more take memory.
 SPARE = 10
 
-_TINY = 1e-300
 
-#: The search goes on until this part of the tolerance is reached. Where eigenvalues lie close
-# together, stopping at the tolerance itself missed one of four in 6 of 400 runs at 1e-3; going on
-# missed one in 1 run, and took two products more.
-CAUTION = 0.1
-
-# Length of the random part of a start vector that is given, whose own part makes it up to 1. With
-# 0.1 and with 0.3 searches that verify nothing took as long, and 2 of 72 missed a larger value;
-# those that verify took a product or two more than from a random vector alone, with either.
-RANDOM_SHARE = 0.3
-
-# The ends of the spectrum that are looked at: at 1 the largest values, at −1 the smallest.
-ENDS: dict[str, tuple[int, ...]] = {"LM": (1, -1), "LA": (1,), "SA": (-1,)}
-
-
-class ThickRestartLanczos:
+class ThickRestartLanczos(LanczosSearch):
     """The state of a search: a basis V, the projection VᵀHV, and the vectors that may come next.
 
     Wu and Simon's method: a restart keeps several Ritz vectors, and the next vectors stay.
@@ -65,23 +46,17 @@ class ThickRestartLanczos:
         start: Tensor | None = None,
         verify: bool = True,
     ) -> None:
-        self.H, self.k, self.which, self.tol = H, k, which, tol
-        self.probes = Probes(H, seed)
-        self.symmetry = SymmetryCheck(H)
+        super().__init__(H, k, which, tol, seed, start is not None, verify)
         self.capacity = capacity
-        self.products = 0
         self.basis = OrthonormalBasis(self.probes.like(), kept=k)
-        self.projected: Floats = np.zeros((0, 0))
         self.pending: list[Tensor] = []
         self.rows: Floats = np.zeros((0, 0))
         self.round: Round | None = None
         # Bounds on errors when the round began. They hold on: it can only make values better, while
         # values of its own that are far from converged make the present bounds worse.
         self.before_round: Floats = np.full(k, np.inf)
-        # Nothing once another sequence has begun: then its relations hold no more.
-        self.start: StartVector | None = StartVector(1.0 if start is None else RANDOM_SHARE)
-        # Whether none is missed, or nobody asks: before the first value, and before the others.
-        self.is_first_verified = self.is_verified = not verify
+        # Whether none is missed before the first value, or nobody asks.
+        self.is_first_verified = not verify
         self._start_sequence(start)
 
     def extend(self) -> None:
@@ -110,31 +85,7 @@ class ThickRestartLanczos:
             return False
         if self.symmetry.is_broken:
             return True
-        return self.is_verified and self._has_converged_so_far()
-
-    def converged(self) -> Flags:
-        """Return which of the wanted pairs can be relied on."""
-        found = self._have_converged(self.tol)
-        if self.symmetry.is_broken:
-            return np.zeros_like(found)
-        if not self.is_verified:
-            # A copy that is missed would stand behind the first.
-            found[int(self._is_first_alone()) :] = False
-        return found
-
-    def reason(self) -> str:
-        """Return in words why the search ended without all pairs, or nothing; see `converged`."""
-        if self.symmetry.is_broken:
-            return self.symmetry.reason(self.probes.sphere(1)[0])
-        if not self._have_converged(self.tol).all():
-            return f"{self.products} products were not enough: raise max_products"
-        if not self.is_verified:
-            missed = "repeated eigenvalues are" if self._is_first_alone() else "a larger one is"
-            return (
-                f"{self.products} products were not enough to see whether {missed} missed: raise "
-                "max_products"
-            )
-        return ""
+        return self.is_verified and bool(self._have_converged_so_far().all())
 
     @property
     def residuals(self) -> Floats:
@@ -150,7 +101,7 @@ class ThickRestartLanczos:
         """Return which pending vector comes next: the one that residuals owe most to."""
         if self.round is not None or len(self.projected) < self.k:
             return len(self.pending) - 1
-        waiting = ~self._have_converged(CAUTION * self.tol)
+        waiting = ~self._have_converged_so_far()
         owed = np.abs(self.rows @ self.mixing[:, : self.k])[:, waiting]
         return int(owed.max(axis=1, initial=0.0).argmax())
 
@@ -178,6 +129,7 @@ class ThickRestartLanczos:
             self.rows = np.vstack([self.rows, np.append(np.zeros(count - 1), left)])
         begins = self._look_for_missed(is_exhausted)
         if (begins or not self.pending) and count < self.H.size:
+            # Its relations hold no more.
             self.start = None
             self._start_sequence()
 
@@ -206,7 +158,7 @@ class ThickRestartLanczos:
             self.is_first_verified = self.is_verified = True
         elif self.round is not None:
             self._look_for_copies(self.round, is_exhausted)
-        elif self._has_converged_so_far():
+        elif self._have_converged_so_far().all():
             self.is_first_verified = is_exhausted or self._is_first_alone()
             if self.is_first_verified and self.k > 1:
                 return self._begin_round()
@@ -218,12 +170,7 @@ class ThickRestartLanczos:
         """Whether an eigenvalue before the first would have shown, but for 1 % of start vectors."""
         if self.start is None or not self.pending:
             return self.is_first_verified
-        beyond = float(self._slack(0) - ORDER[self.which](self.values[:1])[0])
-        seen = (
-            self.start.growth(self.projected, self.rows[-1], end * beyond)
-            for end in ENDS[self.which]
-        )
-        return all(each > self.start.too_large(self.H.size) for each in seen)
+        return self._would_have_shown(self.start, self.rows[-1])
 
     def _begin_round(self) -> bool:
         """Begin to look for repeated values; return False where none would change anything."""
@@ -244,26 +191,6 @@ class ThickRestartLanczos:
         )
         self.is_first_verified |= self.is_verified
 
-    def _has_converged_so_far(self) -> bool:
-        return bool(self._have_converged(CAUTION * self.tol).all())
-
-    def _have_converged(self, tol: float) -> Flags:
-        return has_converged(self.values[: self.k], self.errors(), tol, self._rounding())
-
-    def _slack(self, index: int) -> float:
-        """Return by how much another value must lie outside of a Ritz value to differ from it."""
-        return max(self.tol * abs(float(self.values[index])), self._rounding())
-
-    def _rounding(self) -> float:
-        """Return the norm up to which the rest of a product is rounding error only."""
-        return ROUNDING[self.H.dtype] * max(float(np.abs(self.values).max()), _TINY)
-
-    def _solve(self) -> None:
-        """Find the Ritz values, the wanted end first, and their vectors in the basis (mixing)."""
-        values, mixing = np.linalg.eigh(self.projected)
-        order = np.argsort(ORDER[self.which](values), kind="stable")
-        self.values, self.mixing = values[order], mixing[:, order]
-
     def _restart(self) -> None:
         """Keep the wanted Ritz vectors and half of the spare ones; pending vectors stay."""
         kept = min(self.k + SPARE // 2, self.capacity - 1)
@@ -278,8 +205,7 @@ class ThickRestartLanczos:
 
     def _start_sequence(self, start: Tensor | None = None) -> None:
         """Let a random vector come next, or one near a given vector."""
-        random = self._random_vector()
-        self.pending.append(random if start is None else between(start, random))
+        self.pending.append(between(start, self._random_vector()))
         self.rows = np.vstack([self.rows, np.zeros((1, self.rows.shape[1]))])
 
     def _random_vector(self) -> Tensor:
@@ -287,9 +213,3 @@ class ThickRestartLanczos:
         row = self.probes.sphere(1)[0]
         _, norm = self.basis.orthogonalise(row)
         return row.div_(norm)
-
-
-def between(start: Tensor, random: Tensor) -> Tensor:
-    """Return a unit vector near a given one, with a random part."""
-    vector = math.sqrt(1 - RANDOM_SHARE**2) * start + RANDOM_SHARE * random
-    return vector.div_(float(torch.linalg.vector_norm(vector, dtype=torch.float64)))

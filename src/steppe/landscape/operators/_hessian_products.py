@@ -89,19 +89,19 @@ class DoubleBackward:
 def of_hessian(objective: Objective, batch: Batch) -> tuple[RowProduct, float]:
     """Differentiate the gradient once more, along a vector."""
     loss, weight = objective.weighted_loss(batch, *objective.outputs(batch))
-    check_functions(loss)
+    _check_functions(loss)
     grads = derivatives(loss, objective.params, create_graph=True)
-    check_graph(grads)
+    _check_graph(grads)
 
     def product(row: Tensor, is_needed_again: bool) -> Tensor:
-        slope = Slope(grads, objective.split(row))
+        slope = _Slope(grads, objective.split(row))
         return flat_vector(slope.by(objective.params, is_needed_again))
 
     return product, weight
 
 
 def of_gauss_newton(objective: Objective, batch: Batch) -> tuple[RowProduct, float]:
-    """Multiply by G = Jᵀ·∇²ℓ·J: Jᵀu is linear in u, so its derivative by u along v is Jv."""
+    """Multiply by G = Jᵀ·∇²ℓ·J."""
     found, targets = objective.outputs(batch)
     outputs = tensor_of(found, "ggn")
     leaf = outputs.detach().requires_grad_()
@@ -109,28 +109,47 @@ def of_gauss_newton(objective: Objective, batch: Batch) -> tuple[RowProduct, flo
     loss, weight = objective.weighted_loss(batch, leaf.clone(), targets)
     _check_reads_outputs_only(objective, loss)
     slopes = derivatives(loss, [leaf], create_graph=True)
-    check_graph(slopes)
-    check_functions(outputs)
+    _check_graph(slopes)
     if not outputs.requires_grad:
         # They do not depend on the parameters.
         return lambda row, is_needed_again: torch.zeros_like(row), weight
-    direction = torch.zeros_like(outputs).requires_grad_()
-    pulled = torch.autograd.grad(
-        outputs, objective.params, direction, create_graph=True, allow_unused=True,
-        materialize_grads=True,
-    )  # fmt: skip
-    check_graph(pulled)
+    jacobian = Jacobian(outputs, objective.params)
 
     def product(row: Tensor, is_needed_again: bool) -> Tensor:
-        (pushed,) = Slope(pulled, objective.split(row)).by([direction], is_needed_again)
-        (curved,) = Slope(slopes, [pushed]).by([leaf], is_needed_again)
-        parts = Slope([outputs], [curved]).by(objective.params, is_needed_again)
-        return flat_vector(parts)
+        pushed = jacobian.push(objective.split(row), is_needed_again)
+        (curved,) = _Slope(slopes, [pushed]).by([leaf], is_needed_again)
+        return jacobian.pull(curved, is_needed_again)
 
     return product, weight
 
 
-def check_functions(value: Tensor) -> None:
+class Jacobian:
+    """The derivatives J of outputs by parameters, known by products.
+
+    Jᵀu is linear in u, so its derivative by u along v is Jv.
+    """
+
+    def __init__(self, outputs: Tensor, params: Sequence[Tensor]) -> None:
+        _check_functions(outputs)
+        self._outputs, self._params = outputs, params
+        self._direction = torch.zeros_like(outputs).requires_grad_()
+        self._pulled = torch.autograd.grad(
+            outputs, params, self._direction, create_graph=True, allow_unused=True,
+            materialize_grads=True,
+        )  # fmt: skip
+        _check_graph(self._pulled)
+
+    def push(self, vectors: Sequence[Tensor], is_needed_again: bool) -> Tensor:
+        """Return Jv, of the outputs' shape, for a vector in the parameters' shapes."""
+        (pushed,) = _Slope(self._pulled, vectors).by([self._direction], is_needed_again)
+        return pushed
+
+    def pull(self, vector: Tensor, is_needed_again: bool) -> Tensor:
+        """Return Jᵀu in one dimension, for u of the outputs' shape."""
+        return flat_vector(_Slope([self._outputs], [vector]).by(self._params, is_needed_again))
+
+
+def _check_functions(value: Tensor) -> None:
     """Refuse functions of the user's whose backward pass has no derivative, as in NumPy.
 
     A backward pass is linear in the gradient that it is given, so it depends on that.
@@ -154,7 +173,7 @@ def check_functions(value: Tensor) -> None:
                 raise RuntimeError(_NO_DERIVATIVE)
 
 
-class Slope(NamedTuple):
+class _Slope(NamedTuple):
     """The inner product of some tensors with vectors, to be differentiated."""
 
     tensors: Sequence[Tensor]
@@ -268,7 +287,7 @@ def finite_differences(objective: Objective, rows: Tensor) -> Tensor:
     return torch.stack(products)
 
 
-def check_graph(grads: Sequence[Tensor]) -> None:
+def _check_graph(grads: Sequence[Tensor]) -> None:
     """Refuse functions marked ``once_differentiable``: autograd would take them for constants.
 
     Their backward puts a node named Error into the graph, which raises only if it is reached.

@@ -8,17 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steppe.landscape.objective.batches import Batch, Batches
-from steppe.landscape.objective.differentiate import flat_vector
 from steppe.landscape.objective.loss_weight import LossFunction, Weight
 from steppe.landscape.objective.objective import Objective
 from steppe.landscape.objective.parameter_choice import Params
 from steppe.landscape.objective.sample_groups import part_of
 from steppe.landscape.operators._hessian_products import (
     DoubleBackward,
+    Jacobian,
     RowProduct,
-    Slope,
-    check_functions,
-    check_graph,
     tensor_of,
 )
 from steppe.landscape.operators.hessian import ggn, operator_of
@@ -140,7 +137,7 @@ def empirical_fisher(
 
 
 def _of_gradients(objective: Objective, batch: Batch) -> tuple[RowProduct, float]:
-    """Multiply by JᵀJ, J the samples' gradients: Jᵀu is linear in u, its derivative along v Jv."""
+    """Multiply by JᵀJ over the number of samples, J their gradients as rows."""
     found, targets = objective.outputs(batch)
     outputs = tensor_of(found, "empirical_fisher")
     if not outputs.ndim or len(outputs) != batch.size:
@@ -157,18 +154,12 @@ def _of_gradients(objective: Objective, batch: Batch) -> tuple[RowProduct, float
             for i, part in enumerate(parts)
         ]
     )
-    check_functions(losses)
-    direction = torch.zeros_like(losses).requires_grad_()
-    pulled = torch.autograd.grad(
-        losses, objective.params, direction, create_graph=True, allow_unused=True,
-        materialize_grads=True,
-    )  # fmt: skip
-    check_graph(pulled)
+    jacobian = Jacobian(losses, objective.params)
     count = 1 if objective.is_sum else batch.size
 
     def product(row: Tensor, is_needed_again: bool) -> Tensor:
-        (pushed,) = Slope(pulled, objective.split(row)).by([direction], is_needed_again)
-        return flat_vector(Slope([losses], [pushed / count]).by(objective.params, is_needed_again))
+        pushed = jacobian.push(objective.split(row), is_needed_again)
+        return jacobian.pull(pushed / count, is_needed_again)
 
     return product, float(count)
 

@@ -9,10 +9,11 @@ from steppe.landscape.curvature_report import CurvatureReport, profile
 from steppe.landscape.monitoring.monitor import Monitor
 from steppe.landscape.monitoring.run_measurement import RunMeasurement
 from steppe.landscape.noise_scale import NoiseScale, noise_scale
+from steppe.landscape.objective.batch_gradients import batch_gradients as batch_gradients
+from steppe.landscape.objective.batch_gradients import check_has_noise as check_has_noise
 from steppe.landscape.objective.batches import Batch as Batch
 from steppe.landscape.objective.batches import Batches
 from steppe.landscape.objective.batches import read_batch as read_batch
-from steppe.landscape.objective.differentiate import derivatives as derivatives
 from steppe.landscape.objective.differentiate import flat_vector as flat_vector
 from steppe.landscape.objective.loss_weight import LossFunction
 from steppe.landscape.objective.loss_weight import Weight as Weight

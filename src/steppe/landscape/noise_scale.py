@@ -4,12 +4,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import nn
 
 from steppe._shared.array_types import Floats
+from steppe.landscape.objective.batch_gradients import batch_gradients, check_has_noise
 from steppe.landscape.objective.batches import Batches
-from steppe.landscape.objective.differentiate import derivatives, flat_vector
+from steppe.landscape.objective.differentiate import flat_vector
 from steppe.landscape.objective.loss_weight import LossFunction, Weight
 from steppe.landscape.objective.objective import Objective
 from steppe.landscape.objective.parameter_choice import Params
@@ -87,6 +87,7 @@ def noise_scale(
     --------
     The gradients of ½(w − y)² at w = 0 are −y, of mean 2 and variance 1:
 
+    >>> import torch
     >>> model = nn.Linear(1, 1, bias=False)
     >>> _ = nn.init.zeros_(model.weight)
     >>> half_square = lambda outputs, targets: (outputs - targets).square().mean() / 2
@@ -96,13 +97,7 @@ def noise_scale(
     (1.0, 3.6667, 0.2727)
     """
     objective = Objective(model, loss_fn, data, params=params, train=train, weight=weight)
-    if objective.is_distributed:
-        raise ValueError("model is distributed: pass model.module, and the data of one process")
-    if objective.is_sum:
-        raise ValueError(
-            "the loss is a sum over samples, and its noise grows with a batch's size: take a mean, "
-            "as reduction='mean' is"
-        )
+    check_has_noise(objective)
     sizes, own, with_mean, square, counted = _products(objective)
     if len(sizes) < 3:
         raise ValueError(f"data has {len(sizes)} batches: the noise scale needs at least 3")
@@ -130,17 +125,14 @@ def _products(objective: Objective) -> tuple[Floats, Floats, Floats, float, int]
     Batches that weigh nothing are left out.
     """
     rows: list[tuple[float, float, float]] = []
+    samples = 0
     with objective.evaluation_mode():
-        mean, _, samples, _ = objective.gradient()
-        for batch in objective.batches():
-            with torch.enable_grad():
-                loss, weight = objective.weighted_loss(batch, *objective.outputs(batch))
-                if not weight:
-                    samples -= batch.size
-                    continue
-                gradient = flat_vector(derivatives(loss, objective.params)).double()
-            rows.append((weight, float(gradient @ gradient), float(gradient @ mean)))
-    weights, own, with_mean = np.array(rows).reshape(-1, 3).T
+        mean = objective.gradient().gradient
+        for each in batch_gradients(objective):
+            gradient = flat_vector(each.gradient).double()
+            rows.append((each.weight, float(gradient @ gradient), float(gradient @ mean)))
+            samples += each.samples
+    weights, own, with_mean = np.array(rows).T
     sizes = weights * (samples / weights.sum())
     return sizes, own, with_mean, float(mean @ mean), samples
 

@@ -17,8 +17,9 @@ from steppe.landscape import (
     Objective,
     Result,
     Weight,
+    batch_gradients,
+    check_has_noise,
     checked_direction,
-    derivatives,
     hessian,
 )
 
@@ -124,13 +125,7 @@ def gradient_noise(
     (1.0, 1.0, 1.0)
     """
     objective = Objective(model, loss_fn, data, train=train, weight=weight)
-    if objective.is_distributed:
-        raise ValueError("model is distributed: pass model.module, and the data of one process")
-    if objective.is_sum:
-        raise ValueError(
-            "the loss is a sum over samples, and its noise grows with a batch's size: take a mean, "
-            "as reduction='mean' is"
-        )
+    check_has_noise(objective)
     units = _units(objective, direction)
     slopes, weights, counted = _slopes(objective, units)
     if len(weights) < 3:
@@ -190,15 +185,10 @@ def _slopes(objective: Objective, units: Tensor) -> tuple[Floats, Floats, int]:
     along = [objective.split(unit) for unit in units]
     slopes, weights, samples = [], [], 0
     with objective.evaluation_mode():
-        for batch in objective.batches():
-            with torch.enable_grad():
-                loss, weight = objective.weighted_loss(batch, *objective.outputs(batch))
-                if not weight:
-                    continue
-                gradient = derivatives(loss, objective.params)
-            slopes.append([_product(gradient, parts) for parts in along])
-            weights.append(weight)
-            samples += batch.size
+        for each in batch_gradients(objective):
+            slopes.append([_product(each.gradient, parts) for parts in along])
+            weights.append(each.weight)
+            samples += each.samples
     return np.array(slopes, dtype=np.float64), np.array(weights, dtype=np.float64), samples
 
 

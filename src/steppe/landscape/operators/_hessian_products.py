@@ -141,8 +141,7 @@ class Jacobian:
 
     def push(self, vectors: Sequence[Tensor], is_needed_again: bool) -> Tensor:
         """Return Jv, of the outputs' shape, for a vector in the parameters' shapes."""
-        (pushed,) = _Slope(self._pulled, vectors).by([self._direction], is_needed_again)
-        return pushed
+        return _Slope(self._pulled, vectors).by([self._direction], is_needed_again)[0]
 
     def pull(self, vector: Tensor, is_needed_again: bool) -> Tensor:
         """Return Jᵀu in one dimension, for u of the outputs' shape."""
